@@ -1,5 +1,6 @@
 """Cards: places of the machine are named by their last part, and metadata by the hub's keys."""
 
+import attrs
 import pytest
 
 from vlora.export.card import Described, make_metadata, name_place, without_places, write_card
@@ -66,3 +67,13 @@ def test_metadata() -> None:
     assert 'load("me/cats")' in text
     assert "## Scores" not in text
     assert text.startswith("---\n")
+
+
+def test_a_card_says_of_other_programs_what_they_take() -> None:
+    """The rank that vLLM is told; of what it does not take, and PEFT not either, that there is a fused model."""
+    assert "--max-lora-rank 64 --lora-modules cats=" in write_card(attrs.evolve(CARD, vllm_rank=64))
+    plain = write_card(CARD)
+    assert "vllm serve" not in plain
+    assert "With vLLM, which takes no such adapter, as one model" in plain
+    assert "PeftModel.from_pretrained" in plain
+    assert "PeftModel" not in write_card(attrs.evolve(CARD, has_peft_form=False))

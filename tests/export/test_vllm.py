@@ -9,7 +9,7 @@ import pytest
 
 from vlora.errors import ModelError
 from vlora.export.peft import PeftAdapter
-from vlora.export.vllm import check_vllm, to_vllm, vllm_usage
+from vlora.export.vllm import check_vllm, find_vllm_rank, to_vllm, vllm_usage
 from vlora.models.published.places import Places
 
 QWEN, MISTRAL = "Qwen3VLForConditionalGeneration", "Mistral3ForConditionalGeneration"
@@ -77,3 +77,20 @@ def test_towers_are_called_as_vllm_calls_them() -> None:
     assert set(found.arrays) == {f"base_model.model.{name}.lora_A.weight" for name in (deeper, text)}
     assert found.config["rank_pattern"] == {deeper.replace(".", r"\."): 8}
     assert to_vllm(made, {"architectures": [QWEN]}) is made
+
+
+def test_a_rank_is_found_for_what_vllm_takes() -> None:
+    """The next one that it knows; none for DoRA, tables, added tokens, and ranks above its largest."""
+
+    def rank(own: object = 20, **config: object) -> int | None:
+        return find_vllm_rank({"fine_tune_type": "lora", "lora_parameters": {"rank": own}, **config})
+
+    assert (rank(), rank(16), rank(512)) == (32, 16, 512)
+    assert rank(513) is rank(None) is None
+    refused = (
+        {"fine_tune_type": "dora"},
+        {"trained_tables": ["head"]},
+        {"train_vision": True},
+        {"added_tokens": ["<a>"]},
+    )
+    assert all(rank(**config) is None for config in refused)

@@ -49,6 +49,8 @@ class Described:
         recipe: The run's recipe as TOML, without places of the machine; None where there is none.
         versions: Names of packages to versions.
         has_curves: Whether there is a picture of the losses.
+        has_peft_form: Whether PEFT has a form for an adapter: it has none for added tokens.
+        vllm_rank: What vLLM's --max-lora-rank has to be for an adapter; None if it takes no such adapter.
     """
 
     repo: str
@@ -66,6 +68,8 @@ class Described:
     recipe: str | None = None
     versions: Mapping[str, str] = attrs.field(factory=dict)
     has_curves: bool = False
+    has_peft_form: bool = True
+    vllm_rank: int | None = None
 
 
 def name_place(place: str, *, exists: bool) -> tuple[str, bool]:
@@ -190,13 +194,18 @@ def _use_adapter(card: Described) -> list[str]:
             f"hf download {card.repo} --local-dir adapter",
             "python -m vlora run adapter --image cat.png --prompt 'What is it?'",
         ),
-        "With transformers and PEFT, and with vLLM, after it was written in their layouts:",
-        _code(
-            "sh",
-            "python -m vlora export adapter --to peft --out peft-adapter",
-            "python -m vlora export adapter --to vllm --out vllm-adapter",
-            f"vllm serve {base} --enable-lora --lora-modules {card.repo.rpartition('/')[2]}=vllm-adapter",
-        ),
+        *_use_in_peft(card, base),
+        *_use_in_vllm(card, base),
+        "As one model, which all of them open: `python -m vlora fuse adapter --out model`.",
+    ]
+
+
+def _use_in_peft(card: Described, base: str) -> list[str]:
+    if not card.has_peft_form:
+        return ["With transformers, which has no place for added tokens in an adapter, as one model (below)."]
+    return [
+        "With transformers and PEFT, after it was written in their layout:",
+        _code("sh", "python -m vlora export adapter --to peft --out peft-adapter"),
         _code(
             "python",
             "from peft import PeftModel",
@@ -205,7 +214,21 @@ def _use_adapter(card: Described) -> list[str]:
             f'model = AutoModelForImageTextToText.from_pretrained("{base}")',
             'model = PeftModel.from_pretrained(model, "peft-adapter")',
         ),
-        "As one model, which all of them open: `python -m vlora fuse adapter --out model`.",
+    ]
+
+
+def _use_in_vllm(card: Described, base: str) -> list[str]:
+    """Say how vLLM serves an adapter. What it takes of a tower depends on the family, and export says it."""
+    if card.vllm_rank is None:
+        return ["With vLLM, which takes no such adapter, as one model (below)."]
+    name = card.repo.rpartition("/")[2]
+    return [
+        "With vLLM, after it was written within what that takes; the first command prints all options of the second:",
+        _code(
+            "sh",
+            "python -m vlora export adapter --to vllm --out vllm-adapter",
+            f"vllm serve {base} --enable-lora --max-lora-rank {card.vllm_rank} --lora-modules {name}=vllm-adapter",
+        ),
     ]
 
 

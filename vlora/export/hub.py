@@ -51,6 +51,7 @@ from .card import (
 )
 from .destination import find_destination
 from .fuse import FOLDER as FUSED_NAME
+from .vllm import find_vllm_rank
 
 FOLDER = "hub"
 """Beside a run's files, where what would be pushed is written."""
@@ -301,6 +302,8 @@ def _describe(
         n_rows=n_rows,
         licence=_find_licence(base) if has_hub_base else None,
         versions={name: version for name, version in find_versions().items() if name != "system"},
+        has_peft_form=not config.get("added_tokens"),
+        vllm_rank=find_vllm_rank(config),
     )
 
 

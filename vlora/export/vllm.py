@@ -102,3 +102,19 @@ def vllm_usage(adapter: PeftAdapter, folder: Path) -> list[str]:
     tower = " --enable-tower-connector-lora" if adapter.outside else ""
     base = found["base_model_name_or_path"]
     return [f"vllm serve {base} --enable-lora --max-lora-rank {rank}{tower} --lora-modules tuned={folder}"]
+
+
+def find_vllm_rank(config: Mapping[str, Any]) -> int | None:
+    """Find what `--max-lora-rank` has to be for an adapter of vlora's.
+
+    Args:
+        config: Its adapter_config.json.
+
+    Returns:
+        None if vLLM takes no such adapter: DoRA, parts that were trained whole, or a rank above its largest.
+    """
+    is_plain = config.get("fine_tune_type") == "lora"
+    if not is_plain or any(config.get(key) for key in ("trained_tables", "train_vision", "added_tokens")):
+        return None
+    own = (config.get("lora_parameters") or {}).get("rank")
+    return next((rank for rank in RANKS if isinstance(own, int) and rank >= own), None)

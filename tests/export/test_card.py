@@ -77,3 +77,10 @@ def test_a_card_says_of_other_programs_what_they_take() -> None:
     assert "With vLLM, which takes no such adapter, as one model" in plain
     assert "PeftModel.from_pretrained" in plain
     assert "PeftModel" not in write_card(attrs.evolve(CARD, has_peft_form=False))
+
+
+def test_a_card_claims_nothing_of_a_model_of_which_nothing_is_known() -> None:
+    """A fused folder does not say what it was made of; it was not trained whole."""
+    text = write_card(Described(repo="me/cats", base="a model", has_hub_base=False, is_adapter=False, method=None))
+    assert "do not say of which model, and how it was trained" in text
+    assert "full fine-tuning" not in text

@@ -9,7 +9,7 @@ import pytest
 from tests.arrays import load_arrays
 from tests.export.adapters import write_adapter
 from vlora.errors import CheckpointError, RecipeError
-from vlora.export.foreign import import_adapter
+from vlora.export.foreign import import_adapter, refuse_foreign
 from vlora.export.programs import export
 
 
@@ -42,3 +42,15 @@ def test_a_base_has_to_be_named(tmp_path: Path) -> None:
     (tmp_path / "out" / "x.txt").write_text("x")
     with pytest.raises(RecipeError, match="there already"):
         import_adapter(str(folder), str(tmp_path / "model"), tmp_path / "out")
+
+
+def test_what_says_nothing_of_itself_is_imported_before_it_is_pushed(tmp_path: Path) -> None:
+    """mlx-lm's and mlx-vlm's adapters name no base, and some no layers; the sentence names the way."""
+    own = write_adapter(tmp_path, rank=2, targets=("q_proj",))
+    refuse_foreign(str(own), own, "me/cats")
+    file = own / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for change in ({"base": None, "base_model": None}, {"lora_parameters": {"rank": 2, "scale": 1.0}}):
+        file.write_text(json.dumps(config | change))
+        with pytest.raises(CheckpointError, match=rf"`python -m vlora import {own} --model \S+` first, and push that"):
+            refuse_foreign(str(own), own, "me/cats")

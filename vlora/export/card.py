@@ -39,7 +39,7 @@ class Described:
         has_hub_base: Whether it is a hub id.
         revision: The commit of the base; None where it is not known.
         is_adapter: Whether an adapter is pushed, and not a whole model.
-        method: How it was trained, in words.
+        method: How it was trained, in words; None where it is not known, as of a fused model.
         data: The rows: a hub id, or the last part of their path; None where it is not known.
         has_hub_data: Whether that is a hub id.
         n_rows: How many rows it was trained on; None where it is not known.
@@ -58,7 +58,7 @@ class Described:
     has_hub_base: bool
     revision: str | None = None
     is_adapter: bool
-    method: str
+    method: str | None
     data: str | None = None
     has_hub_data: bool = False
     n_rows: int | None = None
@@ -168,6 +168,8 @@ def write_card(card: Described) -> str:
 
 
 def _describe(card: Described) -> str:
+    if card.method is None:
+        return "A fine-tuned model; its files do not say of which model, and how it was trained."
     base = f"[{card.base}](https://huggingface.co/{card.base})" if card.has_hub_base else f"`{card.base}`"
     version = f" at commit `{card.revision}`" if card.revision else ""
     kind = "An adapter for" if card.is_adapter else "A fine-tuned version of"

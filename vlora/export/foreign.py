@@ -13,6 +13,7 @@ from ..output.base_identity import KEY
 from ..output.checkpoint import save_adapter
 from ..recipe.schema import ModelSection
 from .destination import find_destination
+from .saved import send_to_import
 
 WEIGHTS_NAME = "adapters.safetensors"
 
@@ -80,3 +81,20 @@ def import_adapter(path: str, model: str | None = None, out: Path | None = None)
         # Where the adapter says no more than a name, and that is taken, there is nothing to compare.
         note=backbone.base_note if KEY in config or base != named_base(config) else None,
     )
+
+
+def refuse_foreign(name: str, source: Path, repo: str) -> None:
+    """Refuse to push an adapter of which a card could not say what it is, since it does not say that itself.
+
+    Raises:
+        CheckpointError: It is PEFT's, or names no layers or no base.
+    """
+    path, config = read_adapter(name, ARGUMENT)
+    if is_peft(config):
+        msg = (
+            f"{source}: is in PEFT's layout; `hf upload {repo} {name}` takes it, and `python -m vlora import` reads it"
+        )
+        raise CheckpointError(msg)
+    base = (config.get(KEY) or {}).get("path") or config.get("base_model")
+    if not base or not (config.get("adapted_layers") or (config.get("lora_parameters") or {}).get("keys")):
+        raise CheckpointError(send_to_import(path, name, base, "push"))

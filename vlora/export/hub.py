@@ -23,7 +23,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from ..errors import CheckpointError, HubError, RecipeError
 from ..models.foreign import foreign
-from ..models.load.adapter_files import ARGUMENT, is_peft, read_adapter
+from ..models.load.adapter_files import ARGUMENT, read_adapter
 from ..models.load.documents import read_object
 from ..output.atomic import PARTIAL, write_whole_folder
 from ..output.base_identity import KEY
@@ -50,6 +50,7 @@ from .card import (
     write_card,
 )
 from .destination import find_destination
+from .foreign import refuse_foreign
 from .fuse import FOLDER as FUSED_NAME
 from .vllm import find_vllm_rank
 
@@ -113,11 +114,8 @@ def push(
     if not has_adapter and not (source / "config.json").is_file():
         msg = f"{source}: is neither an adapter nor a model's folder; give the folder of a run"
         raise CheckpointError(msg)
-    if has_adapter and is_peft(read_adapter(name, ARGUMENT)[1]):
-        msg = (
-            f"{source}: is in PEFT's layout; `hf upload {repo} {name}` takes it, and `python -m vlora import` reads it"
-        )
-        raise CheckpointError(msg)
+    if has_adapter:
+        refuse_foreign(name, source, repo)
     near = source.parent if source.suffix == WEIGHTS_SUFFIX else source
 
     def write(folder: Path) -> None:
@@ -296,7 +294,7 @@ def _describe(
         has_hub_base=has_hub_base,
         revision=recorded.get("revision") or config.get("base_revision"),
         is_adapter=has_adapter,
-        method=_method(config, values) if config else "full fine-tuning",
+        method=_method(config, values) if config else "full fine-tuning" if values else None,
         data=data,
         has_hub_data=has_hub_data,
         n_rows=n_rows,

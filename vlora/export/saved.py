@@ -62,7 +62,7 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
         VloraError: There is no such adapter, it is damaged, or it was trained on a model of another architecture.
     """
     path, config = read_adapter(adapter, ARGUMENT)
-    foreign = _send_to_import(path, adapter, base or named_base(config))
+    foreign = send_to_import(path, adapter, base or named_base(config))
     if is_peft(config) or not config.get("fine_tune_type"):
         raise CheckpointError(foreign)
     recorded = config.get(KEY) or {}
@@ -107,10 +107,10 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
     )
 
 
-def _send_to_import(path: Path, adapter: str, base: str | None) -> str:
+def send_to_import(path: Path, adapter: str, base: str | None, then: str = "export") -> str:
     """Say how an adapter of another program becomes vlora's own; mlx-lm's and mlx-vlm's name no base."""
     command = f"python -m vlora import {adapter} --model {base or 'MODEL'}"
-    return f"{path}: another program wrote it; write it as vlora's own with `{command}` first, and export that folder"
+    return f"{path}: another program wrote it; write it as vlora's own with `{command}` first, and {then} that folder"
 
 
 def _read_factors(path: Path) -> tuple[dict[str, Factors], dict[str, Array]]:

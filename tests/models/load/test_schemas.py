@@ -56,6 +56,9 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("adapter_config.json", "lora_parameters.rank", 0, "must be at least 1"),
     ("adapter_config.json", "lora_parameters.dropout", 1, "less than 1"),
     ("adapter_config.json", "adapted_layers", [3], "a list of strings"),
+    ("adapter_config.json", "rank", -4, "an integer from 1"),
+    ("adapter_config.json", "alpha", "x", "a finite number"),
+    ("adapter_config.json", "dropout", 1, "less than 1"),
 ]
 
 

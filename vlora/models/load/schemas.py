@@ -173,7 +173,7 @@ class LoraParameters:
 
 @attrs.frozen(kw_only=True)
 class AdapterFile:
-    """adapter_config.json, as mlx-vlm and vlora write it."""
+    """adapter_config.json, as mlx-vlm and vlora write it; rank, alpha and dropout are those of mlx-vlm's first ones."""
 
     fine_tune_type: Any = _key(None, value_checks.text)
     lora_parameters: LoraParameters | None = _key()
@@ -181,6 +181,9 @@ class AdapterFile:
     trained_tables: tuple[str, ...] | None = _key()
     added_tokens: tuple[str, ...] | None = _key(None, checks.tokens)
     num_layers: Any = _key(None, value_checks.count(value_checks.MOST_LAYERS, least=-1))
+    rank: Any = _key(None, value_checks.count(2**16))
+    alpha: Any = _key(None, value_checks.positive)
+    dropout: float = _key(0.0, checks.fraction)
     base_quantization: Any = _key(None, value_checks.mapping)
     base: Any = _key(None, value_checks.mapping)
 

@@ -197,11 +197,30 @@ def test_recipes_may_begin_with_a_mark_of_their_encoding(tmp_path: Path, recipes
     assert [recipe.data.path for recipe in recipes] == ["rows", "rows"]
 
 
+@pytest.mark.parametrize("name", ["photos", "rows.jsonl", "a.CSV"])
+def test_rows_in_a_recipes_place(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence has the command that makes a recipe of them."""
+    path = tmp_path / name
+    if name == "photos":
+        path.mkdir()
+    else:
+        path.write_text('{"question": "a", "answer": "b"}')
+
+    assert f"expected a recipe; `python -m vlora init {path}` writes one for rows" in complaint([str(path)], capsys)
+
+
+def test_a_run_in_a_recipes_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its folder has its recipe."""
+    (tmp_path / "recipe.toml").write_text('data.path = "rows"')
+
+    assert f"found a folder, expected a recipe; give {tmp_path / 'recipe.toml'}" in complaint([str(tmp_path)], capsys)
+
+
 def test_recipe_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder, or a file that is no text, is no recipe."""
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
 
-    assert "cannot read" in complaint([str(tmp_path)], capsys)
+    assert "found a folder, expected a recipe" in complaint([str(tmp_path)], capsys)
     assert "cannot read" in complaint([str(tmp_path / "a.toml")], capsys)
 
 

@@ -19,7 +19,7 @@ ERRORS: list[BaseException] = [
     ValueError("embedded null byte"),
     KeyError("hidden_size"),
     RuntimeError("several\nlines\n\nof text " + "x" * 1000),
-    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EIO, "Input/output error"),
     AssertionError(),
 ]
 

@@ -215,6 +215,20 @@ def named_path(text: str) -> Path:
     return Path(named(text))
 
 
+def _refuse_rows(path: Path) -> None:
+    """Refuse rows in a recipe's place, and say which command makes a recipe of them."""
+    if path.suffix == ".toml" or not path.exists():
+        return
+    from ..data.readers.sources import FILE_SUFFIXES
+
+    if path.is_dir() or path.suffix.lower() in FILE_SUFFIXES:
+        kind = "a folder" if path.is_dir() else "a file of rows"
+        own = path / "recipe.toml"
+        remedy = f"give {own}" if own.is_file() else f"`python -m vlora init {path}` writes one for rows"
+        msg = f"{path}: found {kind}, expected a recipe; {remedy}"
+        raise RecipeError(msg)
+
+
 def read_recipe(parsed: argparse.Namespace) -> Recipe:
     """Read the recipe that the arguments name, changed by `--set` and the older script's options.
 
@@ -238,6 +252,7 @@ def read_recipe(parsed: argparse.Namespace) -> Recipe:
             raise RecipeError(msg)
         return parse_recipe("", overrides)
     path = Path(parsed.recipes[0])
+    _refuse_rows(path)
     try:
         with open_text(path, encoding="utf-8-sig") as file:
             text = file.read()

@@ -2,8 +2,6 @@
 
 import difflib
 import importlib
-import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from ..system import unforeseen
 from .arguments import DEBUG, FOR_ALL, JSON, QUIET, UsageExit, read_recipe
 from .failures import explain
 from .status import DONE, UNREAD, USER_ERROR
+from .streams import complain, discard, replace_unencodable, settle
 
 if TYPE_CHECKING:
     from .screen import Screen
@@ -65,16 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recipes: list[Recipe] = []
     screen: Screen | None = None
     try:
-        _replace_unencodable()
+        replace_unencodable()
         if (text := _find_text(typed)) is not None:
-            print(text)
+            print(text, flush=True)
             return DONE
         carry_out = _prepare(typed, recipes)
         screen = _make_screen(typed)
         return carry_out(screen)
     except BrokenPipeError:
-        # At its end Python would flush stdout again, and fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return UNREAD
     except UsageExit as ended:
         # argparse has printed the message for people already.
@@ -83,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort: the user reads a sentence
         problem, status = explain(error, typed, recipes[0] if recipes else None)
         details = unforeseen.show(error) if DEBUG in typed else ""
-        print(f"{details}{_break_lines(f'vlora: {problem}')}", file=sys.stderr)
+        complain(f"{details}{_break_lines(f'vlora: {problem}')}")
+        settle(sys.stdout)
         _tell_programs(problem, status, screen, typed)
         return status
 
@@ -111,13 +110,6 @@ def _tell_programs(problem: str, status: int, screen: "Screen | None", typed: Se
     if JSON in typed:
         screen = _make_screen(typed) if screen is None else screen
         screen.tell("Error", message=problem, status=status)
-
-
-def _replace_unencodable() -> None:
-    """Let the output streams escape characters that their encoding lacks: rows may contain any."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _find_text(typed: list[str]) -> str | None:

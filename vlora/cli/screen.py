@@ -1,15 +1,14 @@
 """The screen on which commands print: for people, or one JSON object a line for programs."""
 
-import os
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.text import Text
 
 from .records import make_record, write_record
+from .streams import complain, discard
 from .wrapping import wrap
 
 if TYPE_CHECKING:
@@ -42,11 +41,7 @@ class Screen(Console):
     def on_broken_pipe(self) -> None:
         """Discard further output, and call the owner."""
         self.quiet = self.is_unread = True
-        with suppress(OSError):
-            # At its end Python would flush stdout again, and fail again.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.file.fileno())
-            os.close(nowhere)
+        discard(self.file)
         self.when_unread()
 
     def print(self, *objects: Any, **settings: Any) -> None:
@@ -74,8 +69,7 @@ class Screen(Console):
         except BrokenPipeError:
             raise
         except OSError as error:
-            with suppress(OSError):
-                print(f"vlora: what is printed cannot be written ({error.strerror})", file=sys.stderr, flush=True)
+            complain(f"vlora: what is printed cannot be written ({error.strerror})")
             self.on_broken_pipe()
 
     def tell(self, event: object, **fields: Any) -> None:

@@ -302,3 +302,12 @@ def test_first_frames() -> None:
     data = write(frames[0], "PNG", save_all=True, append_images=frames[1:])
 
     assert decode(data).tobytes() == frames[0].tobytes()
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc"])
+def test_a_phones_own_pictures_are_named(brand: bytes) -> None:
+    """They are not damaged; whoever has taken them learns what to do, whether the header is read or all of it."""
+    data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(100)
+    for read in (lambda: decode(data), lambda: read_size(io.BytesIO(data), to_end=True)):
+        with pytest.raises(ValueError, match=r"HEIC picture, .*; write it as JPEG or PNG"):
+            read()

@@ -29,6 +29,9 @@ FORMATS = (
 )
 """What is decoded, by Pillow's names; nothing that starts programs, and nothing that is told by guessing."""
 
+_HEIC = re.compile(rb"....ftyp(?:hei[cxms]|hev[cx])", re.DOTALL)
+"""How the files begin in which phones keep photographs; Pillow does not read them."""
+
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 _TURNS = {
@@ -70,7 +73,7 @@ def decode(picture: bytes | Image.Image) -> Image.Image:
         picture.load()
         return _to_rgb(_turn(picture))
     except Exception as error:  # noqa: BLE001 - decoders raise anything; it is about this picture
-        raise ValueError(_explain(error)) from None
+        raise ValueError(_explain(error, picture)) from None
 
 
 def read_size(picture: BinaryIO | Image.Image, *, to_end: bool = False) -> tuple[int, int]:
@@ -91,7 +94,7 @@ def read_size(picture: BinaryIO | Image.Image, *, to_end: bool = False) -> tuple
         is_known = to_end or "exif" in opened.info
         turned = is_known and opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     except Exception as error:  # noqa: BLE001 - as above
-        raise ValueError(_explain(error)) from None
+        raise ValueError(_explain(error, picture)) from None
     return (opened.height, opened.width) if turned else opened.size
 
 
@@ -132,8 +135,10 @@ def _check_end(data: bytes) -> None:
         raise OSError(msg)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, picture: bytes | BinaryIO | Image.Image) -> str:
     if isinstance(error, UnidentifiedImageError):
+        if _HEIC.match(_beginning(picture)):
+            return "it is a HEIC picture, as phones take them, which is not read; write it as JPEG or PNG"
         return f"it is damaged, or in none of the formats that are read ({', '.join(FORMATS)})"
     if isinstance(error, (_RefusedError, Image.DecompressionBombError)):
         return str(error)
@@ -186,3 +191,12 @@ def to_8_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         # One value throughout, of no range that is known: neither black nor white.
         return np.full(values.shape, 128, dtype=np.uint8)
     return np.rint((values.astype(np.float64) - start) * (255.0 / (top - start))).astype(np.uint8)
+
+
+def _beginning(picture: bytes | BinaryIO | Image.Image) -> bytes:
+    if isinstance(picture, Image.Image):
+        return b""
+    if isinstance(picture, bytes):
+        return picture[:16]
+    picture.seek(0)
+    return picture.read(16)

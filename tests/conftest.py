@@ -11,6 +11,8 @@ os.environ["HF_DATASETS_CACHE"] = os.environ["HF_HOME"] + "/datasets"
 os.environ["XDG_CACHE_HOME"] = os.environ["HF_HOME"] + "/cache"
 # Compiled once, and not for each session anew.
 os.environ["VLORA_KERNELS"] = os.path.join(tempfile.gettempdir(), f"vlora-tests-kernels-{os.getuid()}")  # noqa: PTH118
+# The processes that tests start find the package compiled, and need not compile it each for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # On CUDA: products in full float32, or no number could be compared.
 os.environ["MLX_ENABLE_TF32"] = "0"
 

@@ -22,7 +22,19 @@ USUAL = frozenset(
 )
 """Families that differ in what is computed for them, and are small."""
 
+PROVED = frozenset({"deepseek_vl_v2", "llava", "mllama", "pixtral"})
+"""Those of them that the usual run proves on tiny models (tests/models/families/test_registry.py)."""
+
 
 def usual(families: Iterable[str]) -> list[Any]:
     """Give the families as parameters of a test, those that the usual run leaves out with their marker."""
-    return [family if family in USUAL else pytest.param(family, marks=pytest.mark.slow) for family in families]
+    return _marked(families, USUAL)
+
+
+def usual_unproved(families: Iterable[str]) -> list[Any]:
+    """Give them likewise for what is a check of tests/prove.py, too: those that have just passed it are left out."""
+    return _marked(families, USUAL - PROVED)
+
+
+def _marked(families: Iterable[str], unmarked: frozenset[str]) -> list[Any]:
+    return [family if family in unmarked else pytest.param(family, marks=pytest.mark.slow) for family in families]

@@ -22,6 +22,7 @@ def test_it_shows_the_parts(checkpoint: Checkpoint, capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     for word in ("weights", "optimizer", "activations", "head and loss", "peak", "fits into 20.00 MB", "longest rows"):
         assert word in text
+    assert "measured" not in text
     assert main(["plan", *keys, "--memory-gb", "1e-4"]) == 2
     assert "does not fit into 100.00 kB" in capsys.readouterr().out
 

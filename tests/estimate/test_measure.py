@@ -23,8 +23,6 @@ from vlora.recipe.schema import Recipe
 Checkpoint = Callable[[str], Path]
 TOLERANCE = 0.35
 """On so small a model chance decides how much is queued, and MLX keeps arrays of its own."""
-SOME_GB = 0.03
-"""Memory for which the longest row is looked for: in all that a machine has, the search is long."""
 
 
 @pytest.fixture
@@ -104,8 +102,6 @@ def test_the_command(recipe: Callable[..., Recipe], capsys: pytest.CaptureFixtur
     assert "does not fit into" in printed
     assert "measured on random weights:\n  a training step" in printed
     assert "(the plan is " in printed
-    assert main(["plan", str(file), "--memory-gb", str(SOME_GB)]) == 0
-    assert "measured" not in capsys.readouterr().out
 
 
 @pytest.mark.skipif(device_kind() != "cpu", reason="elsewhere MLX says so itself")

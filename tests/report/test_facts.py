@@ -262,7 +262,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "Parquet": (_parquet, {"columns": {}, "question": None}),
 }
 
-PLANNED = ("question and answer", "metadata.jsonl", "boxes")
+PLANNED = ("question and answer", "boxes")
 """Layouts whose memory is planned in full."""
 
 

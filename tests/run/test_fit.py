@@ -41,10 +41,12 @@ CheckpointFactory = Callable[[str], Path]
         pytest.param({"lora__rslora": True, "lora__rank": 16}, id="rslora"),
         pytest.param({"lora__method": "dora"}, id="dora"),
         pytest.param(
-            {"lora__method": "dora", "model__quantize_bits": 4, "model__quantize_group_size": 32}, id="quantized-dora"
+            {"lora__method": "dora", "model__quantize_bits": 4, "model__quantize_group_size": 32},
+            id="quantized-dora",
+            marks=pytest.mark.slow,
         ),
         pytest.param({"lora__init": "pissa"}, id="pissa"),
-        pytest.param({"lora__init": "pissa", "lora__method": "dora"}, id="pissa-dora"),
+        pytest.param({"lora__init": "pissa", "lora__method": "dora"}, id="pissa-dora", marks=pytest.mark.slow),
         pytest.param({"lora__targets": ["attention", "connector", "vision"], "lora__last_layers": 1}, id="groups"),
         pytest.param({"lora__train_embeddings": True, "lora__targets": ["q_proj"]}, id="embeddings"),
         pytest.param({"lora__train_head": True, "lora__targets": ["q_proj"]}, id="head"),

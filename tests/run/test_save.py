@@ -291,8 +291,7 @@ def numbered_steps(folder: Path) -> list[int]:
     return sorted(int(found[1]) for path in folder.iterdir() if (found := re.search(r"(\d{7})", path.name)))
 
 
-@pytest.mark.parametrize("stop", [None, 3, 4])
-@pytest.mark.parametrize("is_full", [False, True])
+@pytest.mark.parametrize(("is_full", "stop"), [(False, None), (False, 3), (True, 4)])
 def test_only_the_newest_checkpoints_stay(
     stop: int | None, is_full: bool, checkpoint: CheckpointFactory, tmp_path: Path
 ) -> None:

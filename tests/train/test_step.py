@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from tests.checkpoints import FAMILIES as BUILT
 from tests.training import Trainable, make_trainable
-from tests.usual import USUAL, usual
+from tests.usual import USUAL, usual, usual_unproved
 from vlora import (
     Batch,
     Example,
@@ -71,7 +71,7 @@ def test_proven_families_are_built() -> None:
     assert set(BUILT) >= USUAL
 
 
-@pytest.mark.parametrize("family", usual([*PROVEN, *GENERIC]))
+@pytest.mark.parametrize("family", usual_unproved([*PROVEN, *GENERIC]))
 def test_company_and_padding_change_nothing(family: str, checkpoint: CheckpointFactory) -> None:
     """A row's loss is the same alone, padded beside rows of other lengths and images, and beside filler rows."""
     trainable = make_trainable(checkpoint(family))
@@ -83,7 +83,7 @@ def test_company_and_padding_change_nothing(family: str, checkpoint: CheckpointF
     assert backwards == pytest.approx(sum(alone), rel=1e-5)
 
 
-@pytest.mark.parametrize("family", usual([*PROVEN, *GENERIC]))
+@pytest.mark.parametrize("family", usual_unproved([*PROVEN, *GENERIC]))
 def test_no_token_sees_a_later_one(family: str, checkpoint: CheckpointFactory) -> None:
     """Another token leaves every earlier logit as it was; the last one is not read at all."""
     trainable = make_trainable(checkpoint(family))
@@ -116,7 +116,7 @@ def test_logits_are_the_model_own(family: str, checkpoint: CheckpointFactory) ->
     np.testing.assert_allclose(batched, own[:-1], atol=2e-5)
 
 
-@pytest.mark.parametrize("family", usual([*PROVEN, *GENERIC]))
+@pytest.mark.parametrize("family", usual_unproved([*PROVEN, *GENERIC]))
 def test_compiled_equals_eager(family: str, checkpoint: CheckpointFactory) -> None:
     """Compiled, eager, checkpointed and accumulated steps give the same update, and every adapter moves."""
     trainable = make_trainable(checkpoint(family))
@@ -139,7 +139,7 @@ def test_compiled_equals_eager(family: str, checkpoint: CheckpointFactory) -> No
             assert close.mean() > 0.99, name
 
 
-@pytest.mark.parametrize("family", usual([*PROVEN, *GENERIC]))
+@pytest.mark.parametrize("family", usual_unproved([*PROVEN, *GENERIC]))
 def test_quantized_base_trains(family: str, checkpoint: CheckpointFactory) -> None:
     """On a 4-bit base every adapter gets a finite gradient, and compiled equals eager."""
     trainable = make_trainable(checkpoint(family), model__quantize_bits=4, model__quantize_group_size=32)
@@ -156,7 +156,7 @@ def test_quantized_base_trains(family: str, checkpoint: CheckpointFactory) -> No
     assert min(moved.values()) > 0
 
 
-@pytest.mark.parametrize("family", usual(DENSE))
+@pytest.mark.parametrize("family", usual_unproved(DENSE))
 def test_full_finetuning_with_vision(family: str, checkpoint: CheckpointFactory) -> None:
     """The gradient of every parameter, tower and embeddings included, is that of the whole model at once."""
     trainable = make_trainable(checkpoint(family), model__full_finetune=True, model__train_vision=True)

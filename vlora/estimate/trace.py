@@ -81,7 +81,9 @@ def _read_graph(events: list[dict[str, Any]], names: list[str]) -> tuple[Graph, 
 
     def add(entries: Any) -> tuple[str, ...]:
         for name, shape, dtype in entries:
-            arrays[name] = Array(tuple(shape), dtype.size)
+            # Most are named again by each operation that reads them.
+            if name not in arrays:
+                arrays[name] = Array(tuple(shape), dtype.size)
         return tuple(entry[0] for entry in entries)
 
     for event in events:

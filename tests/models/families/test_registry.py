@@ -30,9 +30,9 @@ REPRESENTATIVE = (
     "qwen4_exp",  # not compiled; layers that only choose
 )
 """Families that differ in what has to be done for them; the others are run with `python -m pytest -m families`."""
-HEAVY = ("phi3_v", "qwen3_5")
-"""Those whose tower is always of its published size, or whose attention takes long to trace: they are run with
-`python -m pytest -m slow`."""
+HEAVY = ("phi3_v", "qwen3_5", "qwen4_exp")
+"""Those whose tower is always of its published size, whose attention takes long to trace, or that are not compiled:
+they are run with `python -m pytest -m slow`."""
 
 
 def with_heavy_ones_marked(families: Iterable[str]) -> list[Any]:

@@ -39,6 +39,9 @@ MODES: dict[str, dict[str, Any]] = {
     "mixed_4_6": {"q_bits": 4, "q_group_size": 32, "quant_predicate": "mixed_4_6"},
 }
 
+USUAL = ("4-bit", "8-bit", "mxfp4", "nvfp4", "uneven")
+"""Modes that the usual run tries; the others differ from them in one number."""
+
 
 def quantize(base: Path, folder: Path, mode: str) -> Path:
     """Write a quantized checkpoint with mlx-vlm's own command."""
@@ -76,7 +79,11 @@ def first_step(trainable: Trainable, n_rows: int) -> tuple[float, dict[str, np.n
 
 @pytest.mark.parametrize(
     ("family", "mode"),
-    [("qwen3_vl", mode) for mode in MODES] + [("qwen3_vl_moe", mode) for mode in ("4-bit", "mxfp4", "nvfp4", "uneven")],
+    [
+        *(pytest.param("qwen3_vl", mode, marks=[] if mode in USUAL else pytest.mark.slow) for mode in MODES),
+        *(("qwen3_vl_moe", mode) for mode in ("mxfp4", "uneven")),
+        *(pytest.param("qwen3_vl_moe", mode, marks=pytest.mark.slow) for mode in ("4-bit", "nvfp4")),
+    ],
 )
 def test_lora_on_quantized_folder_has_the_numbers_of_its_weights(
     family: str, mode: str, checkpoint: CheckpointFactory, tmp_path: Path

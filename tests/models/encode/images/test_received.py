@@ -20,7 +20,6 @@ SOME = (
     "deepseek_vl_v2",
     "idefics3",
     "idefics2",
-    "lfm2_vl",
     "gemma3",
 )
 """One of each layout of pixels: patches in Qwen's order, a square, a padded one, tiles alone, tiles and a whole, ..."""

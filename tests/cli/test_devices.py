@@ -247,6 +247,8 @@ def test_a_killed_device_ends_all_and_the_run_goes_on(recipe: Path) -> None:
 DIVIDED = ("train.shard=params", "train.grad_checkpoint=true", "eval.answer_rows=0", "train.batch_size=2")
 """A run with divided weights; its steps leave a device without a row now and then."""
 
+COMPARED = ("data.config=preference", "data.train_on_completions=false")
+
 ADAPTER = (
     *("model.full_finetune=false", "model.train_vision=false", "features.cache=false", "optim.name=adamw"),
     *("data.split=train[:13]", "data.valid_split=test[:5]", "train.epochs=1"),
@@ -260,9 +262,13 @@ ADAPTER = (
         (),
         ("model.quantize_bits=4",),
         ("lora.method=dora", "lora.init=pissa"),
-        ("train.objective=orpo", "data.config=preference", "data.train_on_completions=false"),
+        (*COMPARED, "train.objective=orpo"),
+        (*COMPARED, "train.objective=dpo"),
+        (*COMPARED, "train.objective=kto"),
+        (*COMPARED, "train.objective=dpo", "preference.precompute=true"),
+        (*COMPARED, "train.objective=kto", "preference.precompute=true", 'preference.loss=["apo_zero_unpaired"]'),
     ],
-    ids=["lora", "qlora", "dora", "orpo"],
+    ids=["lora", "qlora", "dora", "orpo", "dpo", "kto", "dpo kept", "kto kept"],
 )
 def test_divided_weights_change_nothing(sets: tuple[str, ...], recipe: Path) -> None:
     """Losses, validation and adapter are those of whole weights, to the last bit."""

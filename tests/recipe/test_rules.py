@@ -60,7 +60,6 @@ DIVIDED = {"train.shard": "params", "train.grad_checkpoint": True}
         ({**DIVIDED, "train.checkpoint_every": 2}, ["train.shard", "train.checkpoint_every"]),
         ({**DIVIDED, "model.full_finetune": True}, ["train.shard", "model.full_finetune"]),
         ({**DIVIDED, "model.add_tokens": ["<a>"]}, ["train.shard", "model.add_tokens"]),
-        ({**DIVIDED, "train.objective": "dpo"}, ["train.shard", "train.objective", "'orpo'"]),
         ({**DIVIDED, "data.valid_fraction": 0.1, "eval.answer_rows": 3}, ["train.shard", "eval.answer_rows"]),
     ],
 )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
@@ -16,12 +17,13 @@ import pytest
 from tests.run.test_preferences import lines, losses, make_recipe, pairs, run
 from vlora import Batch, Recipe, collate, load_data, parse_recipe
 from vlora.cli.main import main
+from vlora.data.collate import make_stand_in
 from vlora.errors import PreferenceError
 from vlora.events import Warned
 from vlora.features.kept_numbers import KeptNumbers
 from vlora.output.checkpoint import read_arrays
 from vlora.run import start
-from vlora.run.kept_reference import _Kept, _name
+from vlora.run.kept_reference import _Kept, _name, _unknown
 from vlora.train.objectives.preference import REFERENCE
 from vlora.train.reference import Reference, make_reference, make_reference_step
 from vlora.train.state import bound_params
@@ -106,6 +108,26 @@ def test_numbers_of_another_model_are_found_out(checkpoint: CheckpointFactory, p
     file.write_bytes(b"no archive")
     told = [event.message for event in run(recipe) if isinstance(event, Warned)]
     assert any("cannot be read and is made anew" in message for message in told)
+
+
+@pytest.mark.parametrize(("gathers", "n_needed", "n_given"), [(True, 1, 2), (True, 0, 0), (False, 0, 1)])
+def test_ranks_with_divided_weights_run_together(gathers: bool, n_needed: int, n_given: int) -> None:
+    """A rank whose rows are all known runs a stand-in where another one has a row, and keeps nothing of it."""
+    stand_in = make_stand_in(5)
+    batch = stand_in._replace(is_stand_in=False)
+    given = [[stand_in], [stand_in if gathers else batch]]
+    loader = SimpleNamespace(batch_size=2, data=SimpleNamespace(prefetch=1), collate=lambda *_: given)
+    ranks = SimpleNamespace(rank=0, size=2, sum=lambda found: (found + n_needed,))
+    run_of_rank: Any = SimpleNamespace(loader=loader, ranks=ranks, backbone=SimpleNamespace(gathers=gathers))
+    rows: Any = range(4)
+    kept = _Kept(cast("Any", None), cast("Any", None), KeptNumbers(None))
+    found = list(_unknown(run_of_rank, rows, kept))
+
+    assert len(found) == n_given
+    if gathers:
+        for each in found:
+            kept.take(each, mx.zeros((1,)))
+        assert not kept.numbers.numbers
 
 
 RECIPE = """

@@ -43,7 +43,8 @@ class PreferenceSection:
         desirable_weight: Of kto: the weight of rows whose answer is wanted.
         undesirable_weight: Of kto: the weight of the others.
         precompute: Keep the log-probabilities of the model that training starts from on disk, in features.path: they
-            are computed before the first step, once for all epochs and runs.
+            are computed before the first step, once for all epochs and runs. Of weights that devices divide
+            (train.shard) they are kept for the run alone.
     """
 
     loss: tuple[str, ...] = key(())

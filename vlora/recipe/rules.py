@@ -7,7 +7,6 @@ import attrs
 from .columns import find_mistakes, placeholders
 from .converter import plain
 from .meanings import explain_value
-from .preference import REFERENCED
 from .preference_rules import find_preference_contradictions
 from .schema import WITHOUT_WEIGHT_DECAY, DataSection, LoraSection, Recipe, TrainSection
 from .sources import find_source_contradictions
@@ -127,11 +126,6 @@ def _shard_contradictions(recipe: Recipe) -> Iterator[str]:
         yield f"{found} model.full_finetune = true, which leaves nothing frozen to divide; leave it out"
     if model.add_tokens:
         yield f"{found} model.add_tokens, for which the whole model is written; leave one of the two out"
-    if train.objective in REFERENCED:
-        yield (
-            f"{found} train.objective = {train.objective!r}, whose reference is a pass of its own through the divided "
-            "weights; 'sft', 'orpo' and 'cpo' have none"
-        )
     if recipe.eval.answer_rows:
         yield (
             f"{found} eval.answer_rows = {recipe.eval.answer_rows}; devices cannot answer rows of their own with "

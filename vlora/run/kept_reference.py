@@ -11,7 +11,6 @@ from mlx.utils import tree_flatten
 
 from .. import models
 from ..build import Data
-from ..data.loader import DataLoader
 from ..data.rows import RowDataset
 from ..data.sampler import share_steps
 from ..errors import PreferenceError
@@ -23,7 +22,6 @@ from ..recipe.schema import Recipe
 from ..system.cache import cache_folder
 from ..system.digests import digest
 from ..train.objectives.preference import PREFERRED, REFERENCE
-from ..train.ranks import Ranks
 from ..train.reference import make_reference_step
 from ..types import Batch, Example, Sample, TrainState
 from .context import RunContext
@@ -52,7 +50,7 @@ def keep_reference(run: RunContext) -> Generator[Event, None, None]:
     state, step = _state_of_start(run.backbone), make_reference_step(run.backbone)
     try:
         for rows in filter(None, (run.data.train, run.data.valid)):
-            for batch in _unknown(run.loader, rows, kept, run.ranks):
+            for batch in _unknown(run, rows, kept):
                 with naming_shortage("computing the reference", batch):
                     kept.take(batch, step(state, batch))
     finally:
@@ -71,7 +69,8 @@ def keep_reference(run: RunContext) -> Generator[Event, None, None]:
 def _open(recipe: Recipe, run: RunContext) -> KeptNumbers:
     """Find what earlier runs have kept of the same model."""
     section = recipe.features
-    if not section.disk_gb:
+    if not section.disk_gb or run.backbone.gathers:
+        # Of divided weights no rank has what tells one model from another.
         return KeptNumbers(None)
     root = expand_home(section.path, "features.path") if section.path else cache_folder() / "features"
     module = run.backbone.module
@@ -84,14 +83,22 @@ def _state_of_start(backbone: models.MlxVlmBackbone) -> TrainState:
     return TrainState({name: value.astype(mx.float32) for name, value in params.items()}, {}, mx.array(0))
 
 
-def _unknown(loader: DataLoader, rows: RowDataset, kept: "_Kept", ranks: Ranks) -> Iterator[Batch]:
-    """Read this rank's share of all rows, and give batches of the examples that are not kept."""
+def _unknown(run: RunContext, rows: RowDataset, kept: "_Kept") -> Iterator[Batch]:
+    """Read this rank's share of all rows, and give batches of the examples that are not kept.
+
+    Where weights are divided all ranks are given a batch, or none is: a stand-in, if only others have a row.
+    """
+    loader, ranks, gathers = run.loader, run.ranks, run.backbone.gathers
     size = loader.batch_size * ranks.size
     steps = ([list(range(start, min(start + size, len(rows))))] for start in range(0, len(rows), size))
-    plan = share_steps(steps, ranks.rank, ranks.size, loader.batch_size)
+    plan = share_steps(steps, ranks.rank, ranks.size, loader.batch_size, is_even=gathers)
     loader.join = kept.join_unknown
     for batches in loader.collate(rows, plan, loader.data.prefetch):
-        yield from batches
+        is_needed = any(not batch.is_stand_in for batch in batches)
+        if gathers:
+            is_needed = ranks.sum(float(is_needed)) > (0.0,)
+        if is_needed:
+            yield from batches
 
 
 @attrs.define(eq=False)
@@ -125,8 +132,11 @@ class _Kept:
         return [example for row in rows for example in row if self._keys[_name(example)] not in self.numbers.numbers]
 
     def take(self, batch: Batch, sums: mx.array) -> None:
-        """Keep what was computed for a batch."""
+        """Keep what was computed for a batch; nothing of a stand-in."""
+        # Waited for in any case: the others gather with this rank.
         found = np.asarray(sums).tolist()
+        if batch.is_stand_in:
+            return
         for example, value in zip(batch.rows, found, strict=False):
             self.numbers.numbers[self._keys[_name(example)]] = value
 

@@ -1,11 +1,16 @@
 """What vlora raises, and what it says."""
 
+import ast
+import importlib
 import inspect
 import pickle
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import vlora
 from vlora import collate, errors
 from vlora.errors import LongRowError, OutOfMemoryError, SampleError, SplitError, VloraError, describe_batch
 from vlora.types import Batch, Example
@@ -25,6 +30,60 @@ def test_all_errors_are_one_kind() -> None:
     assert all(issubclass(kind, VloraError) for kind in kinds)
     assert issubclass(VloraError, ValueError)
     assert issubclass(LongRowError, SampleError)
+
+
+PACKAGE = Path(vlora.__file__).parent
+ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "ChoiceError": (("adamw", ("adam", "sgd")), {}),
+    "ColumnError": (("found nothing", 3), {}),
+    "EndedError": ((15,), {}),
+    "OutOfMemoryError": (("step 3", "found", batch_of(2)), {"is_host": True, "remedy": "wait"}),
+    "SplitError": (("found 'c'", ("a", "b")), {"key": "data.split"}),
+}
+"""What classes are made of that take something else than a message and a key."""
+
+
+def find_error_classes() -> list[type[BaseException]]:
+    """Import every class of the package whose name says that it is an error."""
+    found = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        names = [
+            node.name
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error")
+        ]
+        if names:
+            module = importlib.import_module(".".join(["vlora", *file.relative_to(PACKAGE).with_suffix("").parts]))
+            found += [getattr(module, name) for name in names]
+    return found
+
+
+def test_every_error_can_be_sent_to_another_process() -> None:
+    """It is the same there: its class, what it says, and all that it knows."""
+    kinds = find_error_classes()
+    assert len(kinds) > 20
+    for kind in kinds:
+        is_ours = issubclass(kind, VloraError)
+        args, options = ARGUMENTS.get(kind.__name__, (("found nothing",), {"key": "data.path"} if is_ours else {}))
+        error = kind(*args, **options)
+        error.add_note("seen once")
+        found = pickle.loads(pickle.dumps(error))
+
+        assert type(found) is kind
+        assert (str(found), repr(found), found.args) == (str(error), repr(error), error.args)
+        assert vars(found).keys() == vars(error).keys()
+        assert found.__notes__ == ["seen once"]
+        assert str(error.args[0]) in repr(error)
+
+
+def test_an_error_is_written_with_all_that_it_knows() -> None:
+    """For logs and debuggers: its key, and what its class has besides; of a batch its description."""
+    assert repr(VloraError("lower it")) == "VloraError('lower it')"
+    assert repr(SampleError("lower it", key="data.path")) == "SampleError('lower it', key='data.path')"
+    assert repr(SplitError("found 'c'", "ab", key="k")) == "SplitError(\"found 'c'\", key='k', splits=('a', 'b'))"
+    shown = repr(OutOfMemoryError("step 3", "found", batch_of(1), dimension=7))
+    assert "where='step 3', found='found', batch='1 rows of " in shown
+    assert "dimension=7" in shown
 
 
 def test_secrets_are_left_out() -> None:
@@ -63,6 +122,4 @@ def test_an_error_begins_with_what_it_is_about() -> None:
     error.rename({"data.split": "--split"})
 
     assert str(error) == "--split: data.split is one of 'a', 'b'"
-    copied = pickle.loads(pickle.dumps(VloraError("x", key="a.b")))
-    assert str(copied) == "a.b: x"
     assert str(VloraError("x")) == "x"

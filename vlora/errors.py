@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .system.pickling import reduce_error
 from .system.redaction import redact
 
 NAMED_ROWS = 4
@@ -25,6 +26,18 @@ class VloraError(ValueError):
     def __str__(self) -> str:
         """Write the sentence."""
         return self.message if self.key is None else f"{self.key}: {self.message}"
+
+    def __repr__(self) -> str:
+        """Write the class with all that the error knows; of a batch its description."""
+        known = {name: value for name, value in vars(self).items() if value is not None and name != "message"}
+        if known.get("batch") is not None:
+            known["batch"] = describe_batch(known["batch"])
+        parts = [repr(self.message), *(f"{name}={value!r}" for name, value in known.items())]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be made again by what it knows."""
+        return reduce_error(self)
 
     def rename(self, arguments: Mapping[str, str]) -> None:
         """Begin with a command's argument instead of a recipe's key.

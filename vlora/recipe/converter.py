@@ -15,6 +15,7 @@ from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, Ite
 from cattrs.errors import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
+from ..system.pickling import reduce_error
 from .meanings import explain_value
 from .synonyms import explain_name, explain_section, find_value
 
@@ -76,6 +77,10 @@ class ChoiceError(ValueError):
         """Say which ones there are."""
         super().__init__(f"found {show(value)}, expected one of {', '.join(map(repr, choices))}")
         self.value, self.choices = str(value), choices
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be made again by what it knows."""
+        return reduce_error(self)
 
     def hint(self, key: str) -> str:
         """Say what may have been meant, or what is written for it; empty where that is not known."""

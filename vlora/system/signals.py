@@ -7,8 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 import attrs
+
+from .pickling import reduce_error
 
 SIGNALLED = 128
 """Exit status of a program that a signal ended, minus the signal's number."""
@@ -30,6 +33,10 @@ class EndedError(BaseException):
         """Name the signal."""
         super().__init__(signal.Signals(number).name)
         self.status = SIGNALLED + number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be made again by what it knows."""
+        return reduce_error(self)
 
 
 @attrs.define(eq=False)

@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from ...errors import SampleError
+from ...system.pickling import reduce_error
 from ...system.written_json import explain_json
 from ..values import Row
 from .record_spans import CHUNK_BYTES, LINE_END, Bytes, Spans
@@ -36,6 +37,10 @@ class ColumnError(ValueError):
         """Note of which column it is."""
         super().__init__(message)
         self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be made again by what it knows."""
+        return reduce_error(self)
 
 
 @attrs.frozen(eq=False)

@@ -6,7 +6,7 @@ import attrs
 import mlx.core as mx
 
 from vlora.estimate.graph import Array, Graph, Node
-from vlora.estimate.liveness import Queue, is_matrix, peak_memory
+from vlora.estimate.liveness import Queue, peak_memory
 
 
 def graph_of(*lines: tuple[str, str, str], outputs: str, size: int = 4) -> Graph:
@@ -121,10 +121,3 @@ def test_several_results_take_over_nothing() -> None:
 
     assert [peak_memory(graph).nbytes // one for graph in (single, double)] == [2, 4]
     assert [round(measure(function)) for function in fused] == [0, 2]
-
-
-def test_matrices() -> None:
-    """Rows, or columns, without gaps."""
-    assert is_matrix((2, 3, 4), (12, 4, 1))
-    assert is_matrix((2, 4, 3), (12, 1, 4))
-    assert not is_matrix((2, 3, 4), (4, 8, 1))

@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from vlora.recipe.preference import LOSSES, PreferenceSection
 from vlora.train.objectives.likelihood import ENTROPY, IS_LIKELIEST, MEAN_LOGIT
 from vlora.train.objectives.objective import Objective
-from vlora.train.objectives.preference import (
-    MISMATCHED,
-    PAIR_LOSSES,
-    PREFERRED,
-    REFERENCE,
-    log1mexp,
-    log_sigmoid,
-    make_preference_objective,
-)
+from vlora.train.objectives.pair_losses import PAIR_LOSSES, log1mexp, log_sigmoid
+from vlora.train.objectives.preference import MISMATCHED, PREFERRED, REFERENCE, make_preference_objective
 from vlora.types import Targets
 
 

@@ -43,10 +43,15 @@ class VloraError(ValueError):
         """Begin with a command's argument instead of a recipe's key.
 
         Args:
-            arguments: The command's arguments by the keys in whose place they stand.
+            arguments: The command's arguments by the keys in whose place they stand. A source of a mixture that is
+                named before such a key stays in the message.
         """
-        if self.key is not None:
-            self.key = arguments.get(self.key, self.key)
+        if self.key is None:
+            return
+        before, _, rest = self.message.partition(": ")
+        if self.key not in arguments and before in arguments:
+            self.key, self.message = before, f"{self.key}: {rest}"
+        self.key = arguments.get(self.key, self.key)
 
 
 def expect_type(value: object, kind: type | tuple[type, ...], where: str, remedy: str) -> None:

@@ -82,6 +82,20 @@ def test_questions_none_of_which_is_asked(checkpoint: CheckpointFactory, tmp_pat
     assert not found.prompts
 
 
+def test_questions_behind_many_that_are_not_asked(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """However many longer ones have an answer that is marked as unwanted."""
+    marks = [{"prompt": "word " * (60 - row), "completion": "word", "label": row > 50} for row in range(60)]
+    (tmp_path / "marks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in marks))
+    keys: dict[str, Any] = {
+        "train__objective": "kto",
+        "eval__batch_size": 2,
+        "data__valid_path": str(tmp_path / "marks.jsonl"),
+    }
+    found = find(checkpoint, tmp_path, **keys, data__path=str(tmp_path / "marks.jsonl"))
+
+    assert [prompt.example.source.rpartition(" ")[2] for prompt in found.prompts] == ["51", "52"]
+
+
 def test_rows_that_cannot_be_read(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """Each kind is taken to be as long as it may be, and the reason is said."""
     found = find(checkpoint, tmp_path, data__valid_path="none.jsonl", data__max_seq_length=96, eval__answer_rows=2)

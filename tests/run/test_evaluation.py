@@ -13,6 +13,7 @@ from vlora.errors import EvaluationError, RecipeError
 from vlora.evaluation.prediction import Prediction, read_predictions
 from vlora.output.paths import BEST_FILE, EVALUATION_NAME, PREDICTIONS_NAME
 from vlora.recipe.schema import Recipe
+from vlora.recipe.sources import SourceSection
 from vlora.run.evaluation import Chosen, Evaluated, Opened, evaluate_answers
 
 CheckpointFactory = Callable[[str], Path]
@@ -105,6 +106,10 @@ def test_other_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -
         evaluate(recipe, is_base=True)
     with pytest.raises(RecipeError, match=r"^--split: found 'nowhere'"):
         evaluate(recipe, is_base=True, split="nowhere")
+    source = SourceSection(path=str(recipe.data.path))
+    mixture = attrs.evolve(recipe, data=attrs.evolve(recipe.data, path=None, sources=(source, source)))
+    with pytest.raises(RecipeError, match=r"^--split: data\.sources\[0\]: found 'nowhere'"):
+        evaluate(mixture, is_base=True, split="nowhere")
     sliced = evaluate(recipe, is_base=True, split="train[5:]")[1]
     assert [prediction.row for prediction in sliced.predictions] == ["rows.jsonl train row 5", "rows.jsonl train row 6"]
 

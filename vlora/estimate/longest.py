@@ -159,6 +159,9 @@ class _Finder:
         estimate, questions = models.LengthEstimator(self.data.encoder), models.Questions(self.data.encoder)
 
         def measure(sample: Sample) -> int:
+            if sample.is_wanted is False:
+                # Not asked: it comes behind all that are.
+                return -1
             asked, _ = models.split_question(sample)
             return estimate(attrs.evolve(asked, turns=(*asked.turns, Turn("assistant", (".",)))))
 

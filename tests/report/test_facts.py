@@ -12,6 +12,7 @@ from PIL import Image
 
 import vlora
 from tests.commands import complaint
+from tests.training import picture
 from vlora.cli.main import main
 from vlora.errors import RecipeError
 from vlora.estimate.planner import Planner
@@ -20,7 +21,7 @@ from vlora.models.load.tiny import build_tiny_qwen3_vl
 from vlora.recipe.parse import parse_recipe
 from vlora.recipe.suggest import RowFacts
 from vlora.report.facts import FIRST, look_at_fit, look_at_rows
-from vlora.report.guessing import find_objective
+from vlora.report.guessing import find_objective, find_pair
 
 N = 12
 ANSWERS = ("four wheels", "two doors", "a tree", "red", "no", "yes")
@@ -463,8 +464,8 @@ def test_a_model_that_is_not_there_is_no_hindrance(tmp_path: Path, monkeypatch: 
     facts = look_at_rows(str(rows))
     assert isinstance(facts, RowFacts)
 
-    for picture in tmp_path.glob("*.png"):
-        picture.write_bytes(b"no picture")
+    for file in tmp_path.glob("*.png"):
+        file.write_bytes(b"no picture")
     build_tiny_qwen3_vl(tmp_path / "model")
     assert "cannot read the image" in str(look_at_fit(facts, str(tmp_path / "model"), "out"))
 
@@ -477,6 +478,37 @@ def test_several_files_and_odd_names_are_looked_at(name: str, tmp_path: Path) ->
         write_jsonl(tmp_path / file, rows_of(tmp_path, image="image", question="question", answer="answer"))
 
     assert look_at_rows(str(tmp_path / name)).n_rows == len(made) * N
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("better", "worse"),
+        ("Chosen_Response", "rejected_response"),
+        ("y_w", "y_l"),
+        ("preferred_output", "rejected_output"),
+    ],
+)
+@pytest.mark.parametrize("question", ["prompt", "question", "ask", "conversations"])
+def test_two_answers_under_the_names_of_others(better: str, worse: str, question: str, tmp_path: Path) -> None:
+    """Both are told by their names, and the question is not taken for one of them."""
+    asked = [{"from": "human", "value": "Which?"}] if question == "conversations" else "Which?"
+    rows = [{"img": f"{number}.png", question: asked, better: f"a {number}", worse: "none"} for number in range(4)]
+    for number in range(4):
+        picture(24, 24, number).save(tmp_path / f"{number}.png")
+    found = look_at_rows(str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+
+    assert found.objective == "dpo"
+    assert (found.columns[better], found.columns[worse]) == ("chosen", "rejected")
+    assert found.reasons[better] == f"by its name, beside {worse!r}"
+    assert not found.bad
+    assert not found.unused
+
+
+@pytest.mark.parametrize("row", [{"better": 1, "worse": 2}, {"winner": "a"}, {"winner": "model_a", "loser": 3}])
+def test_names_alone_make_no_answers(row: dict[str, Any]) -> None:
+    """Marks and numbers are none, and one answer is no two."""
+    assert find_pair([{"question": "q", "answer": "a", **row}]) == []
 
 
 @pytest.mark.parametrize(

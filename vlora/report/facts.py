@@ -35,7 +35,7 @@ from ..recipe.suggest import (
 from ..system.files import expand
 from ..system.globs import list_files
 from ..types import Sample
-from .guessing import MOST, Guess, find_images, find_meaning, find_objective, guess_columns, holds_lists
+from .guessing import MOST, Guess, find_images, find_meaning, find_objective, find_pair, guess_columns, holds_lists
 
 FIRST = 64
 """Number of rows that are read."""
@@ -231,8 +231,9 @@ def _find_columns(rows: RowDataset, path: str, split: str | None, preferences: P
         images = find_images(raw, rows.kinds)
         return [] if any(guess.column in own for guess in images) or set(own) & set(IMAGE_COLUMNS) else images
     images, whole = find_images(raw, rows.kinds), guess_columns(raw, rows.kinds, is_compared=preferences == "pairs")
-    # Where images alone have to be named, a layout reads the other columns, and may read more of them.
-    for guesses in (images, whole):
+    compared = [*images, *find_pair(raw)] if preferences == "pairs" else images
+    # Where images or answers alone have to be named, a layout reads the other columns, and may read more of them.
+    for guesses in (images, compared, whole):
         section = DataSection(path=path, split=split or "train", columns=_map(guesses))
         mapped, _ = read_rows(section, preferences=preferences)
         problem = _first_problem(mapped)

@@ -27,6 +27,16 @@ MEANINGS = {
 }
 """Names of columns in other people's rows, by what vlora calls the column."""
 
+COMPARED = (
+    *(("better", "worse"), ("chosen", "reject"), ("accepted", "rejected"), ("preferred", "rejected")),
+    *(("preferred", "dispreferred"), ("preferred", "non_preferred"), ("winner", "loser"), ("win", "lose")),
+    *(("winning", "losing"), ("y_w", "y_l")),
+)
+"""Names of a better and a worse answer in other people's rows."""
+
+ANSWER_ENDS = ("", "_answer", "_response", "_completion", "_output", "_text", "_caption")
+"""What may stand behind such a name."""
+
 OF_IMAGES_ALONE = ("caption", "label", "text")
 """Columns that are the answer to an image alone."""
 
@@ -99,22 +109,23 @@ def guess_columns(
     Args:
         raw: Some rows, as the table has them.
         kinds: What columns are declared to hold; see `RowDataset.kinds`.
-        is_compared: They have a better and a worse answer, whose columns are never guessed.
+        is_compared: They have a better and a worse answer, whose columns are told by their names alone.
 
     Returns:
         Guesses in the order of the columns, those included whose name is that already; empty where nothing fits.
     """
     names = list(dict.fromkeys(str(name) for row in raw for name in row))
     images = list(_find_images(raw, kinds, names))
-    known = {guess.column for guess in images} | ({BETTER, WORSE, *WORSE_ONLY} if is_compared else set())
+    told = [*images, *(find_pair(raw) if is_compared else [])]
+    known = {guess.column for guess in told} | ({BETTER, WORSE, *WORSE_ONLY} if is_compared else set())
     rest = [name for name in names if name not in known]
     if (chat := next((name for name in rest if _is_chat(_values(raw, name))), None)) is not None:
-        return [*images, Guess(chat, "messages", "its values are lists of turns")]
+        return [*told, Guess(chat, "messages", "its values are lists of turns")]
     named = _name(raw, rest)
     texts = [own for name in rest if name not in named if (own := measure(name, _values(raw, name))) is not None]
-    guesses = {guess.meaning: guess for guess in [*named.values(), *images]}
-    found = [*images, *named.values(), *_guess_texts(guesses, texts, has_images=bool(images))]
-    if images and "question" not in {guess.meaning for guess in found}:
+    guesses = {guess.meaning: guess for guess in [*named.values(), *told]}
+    found = [*told, *named.values(), *_guess_texts(guesses, texts, has_images=bool(images))]
+    if images and not is_compared and "question" not in {guess.meaning for guess in found}:
         # An answer to the image alone.
         found = [attrs.evolve(guess, meaning="caption") if guess.meaning == "answer" else guess for guess in found]
     return sorted(found, key=lambda guess: names.index(guess.column))
@@ -126,11 +137,31 @@ def find_objective(raw: Sequence[Mapping[str, Any]]) -> Literal["sft", "dpo", "k
     A column of marks holds truth values only; beside an image alone it is the answer.
     """
     names = {str(name) for row in raw for name in row if _values([row], name)}
-    if {BETTER, WORSE} <= names or names & set(WORSE_ONLY):
+    if {BETTER, WORSE} <= names or names & set(WORSE_ONLY) or find_pair(raw):
         return "dpo"
     marks = [name for name in MARKS if name in names]
     is_marked = any(all(isinstance(mark, bool) for mark in _values(raw, name)) for name in marks)
     return "kto" if is_marked and not names <= {*MARKS, *IMAGE_COLUMNS} else "sft"
+
+
+def find_pair(raw: Sequence[Mapping[str, Any]]) -> list[Guess]:
+    """Find the columns of a better and a worse answer under names that others use; none where rows have vlora's own."""
+    plain = {_plain(str(name)): str(name) for row in raw for name in row}
+    if {BETTER, WORSE} <= plain.keys():
+        return []
+    for names in (tuple(name + end for name in pair) for end in ANSWER_ENDS for pair in (*COMPARED, (BETTER, WORSE))):
+        if all(name in plain and _are_answers(_values(raw, plain[name])) for name in names):
+            better, worse = (plain[name] for name in names)
+            return [
+                Guess(better, BETTER, f"by its name, beside {worse!r}"),
+                Guess(worse, WORSE, f"by its name, beside {better!r}"),
+            ]
+    return []
+
+
+def _are_answers(values: Sequence[Any]) -> bool:
+    """Whether values are texts or turns, and no marks or numbers."""
+    return bool(values) and all(isinstance(value, (str, list, tuple, Mapping)) for value in values)
 
 
 def find_images(raw: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> list[Guess]:

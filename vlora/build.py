@@ -10,13 +10,14 @@ import mlx.optimizers as optim
 
 from . import models
 from .adapters.attached import lora_layers
+from .arguments import expect_type
 from .data.format.samples import Preferences
 from .data.opening import wrap_rows
 from .data.pairing import find_preferences
 from .data.recipe_rows import open_rows, refuse_stream
 from .data.rows import RowDataset
 from .data.values import Row
-from .errors import RecipeError, expect_type
+from .errors import RecipeError
 from .output.archive import refuse_model_folder, starts_from
 from .output.base_identity import KEY as BASE
 from .output.paths import OutputPaths, output_paths

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "vlora"
 ORDER = (
     "system",
-    "errors types",
+    "arguments errors types",
     "cuts facts scores measured",
     "events",
     "ops recipe",

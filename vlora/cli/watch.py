@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from ..errors import expect_type
+from ..arguments import expect_type
 from ..events import Event
 from .progress.notebook import NotebookBar, is_notebook
 from .progress.state import ProgressState

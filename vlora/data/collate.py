@@ -8,7 +8,8 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BatchError, expect_type
+from ..arguments import expect_type
+from ..errors import BatchError
 from ..ops.buckets import SMALLEST_BUCKET, bucket_examples, bucket_length, bucket_targets
 from ..types import Batch, Example, IntArray, Targets, positions_of
 

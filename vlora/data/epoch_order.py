@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import expect_type
+from ..arguments import expect_type
 
 Indices = npt.NDArray[np.int64]
 

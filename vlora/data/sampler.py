@@ -7,7 +7,7 @@ from typing import SupportsIndex, TypeVar
 
 import numpy as np
 
-from ..errors import expect_at_least
+from ..arguments import expect_at_least
 from .epoch_order import EpochOrder, Indices, plain_order
 
 WINDOW_BATCHES = 50

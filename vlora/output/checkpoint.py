@@ -9,7 +9,8 @@ import attrs
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..errors import CheckpointError, expect_type
+from ..arguments import expect_type
+from ..errors import CheckpointError
 from ..system.safetensors_header import HeaderError, read_header
 from ..types import TrainState
 from . import checksums

@@ -12,7 +12,8 @@ import attrs
 import tomli_w
 from cattrs import ClassValidationError
 
-from ..errors import RecipeError, expect_type
+from ..arguments import expect_type
+from ..errors import RecipeError
 from .converter import Names, explain, make_converter, nearest, plain
 from .extending import ALTERNATIVES, EXTENDS, LENGTHS, ReadBase, read_extended
 from .rules import find_contradictions

@@ -24,11 +24,7 @@ from .validate import validate
 
 
 def fit(
-    recipe: Recipe,
-    *,
-    resume: bool = False,
-    or_start: bool = False,
-    should_stop: Callable[[], bool] = lambda: False,
+    recipe: Recipe, *, resume: bool = False, or_start: bool = False, should_stop: Callable[[], bool] = lambda: False
 ) -> Generator[Event, None, None]:
     """Carry out a recipe.
 

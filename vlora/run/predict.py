@@ -3,9 +3,10 @@
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
+from ..arguments import expect_type
 from ..data.prefetch import WorkerPool
 from ..data.rows import RowDataset
-from ..errors import SampleError, expect_type
+from ..errors import SampleError
 from ..evaluation.prediction import Prediction, plain_columns
 from ..models import Answered, Answerer, AnswerOptions, Encoder, MlxVlmBackbone, generating
 from ..train.unbound import refuse_unbound

@@ -9,11 +9,12 @@ import attrs
 import mlx.core as mx
 
 from .. import models
+from ..arguments import expect_type
 from ..build import Data, follow_rules, load_model, load_rows, make_recipe_step
 from ..compilation import known_kernels
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.stream_starts import check_files
-from ..errors import CheckpointError, RanksError, RecipeError, expect_type
+from ..errors import CheckpointError, RanksError, RecipeError
 from ..evaluation.metrics import find_metrics
 from ..events import Compiled, Compiling, Event, Warned, Working
 from ..memory.limits import check_weights_fit, device_kind, memory_limits, naming_shortage

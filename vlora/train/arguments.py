@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
-from ..errors import expect_type
+from ..arguments import expect_type
 from ..types import Batch, TrainState
 from .objectives.objective import Objective
 

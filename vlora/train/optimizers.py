@@ -8,7 +8,8 @@ import mlx.core as mx
 import mlx.optimizers as optim
 
 from ..adapters.model_parts import ModelParts
-from ..errors import RecipeError, expect_type
+from ..arguments import expect_type
+from ..errors import RecipeError
 from ..recipe.schema import OptimSection
 from .rules import Rules
 

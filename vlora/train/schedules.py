@@ -7,8 +7,8 @@ import functools
 import math
 from collections.abc import Callable
 
+from ..arguments import expect_at_least
 from ..data.sampler import steps_per_epoch
-from ..errors import expect_at_least
 from ..recipe.schema import OptimSection, TrainSection
 from .rules import Rules
 

@@ -197,12 +197,7 @@ class TrainStep:
         packing = self._update.packing if FLAT in given else FlatParams({})
         params = packing.unpack(given, self._find_compute_dtypes())
         objective = functools.partial(
-            language_model_loss,
-            backbone=self.backbone,
-            loss=self.loss,
-            inputs=inputs,
-            targets=targets,
-            is_trained=True,
+            language_model_loss, backbone=self.backbone, loss=self.loss, inputs=inputs, targets=targets, is_trained=True
         )
         # Around the backward pass too: a checkpointed layer runs its forward again there.
         # Corrections before: what is recomputed is what they made of a part.

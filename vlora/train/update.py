@@ -35,12 +35,7 @@ class Update:
     packing: FlatParams = attrs.field(factory=lambda: FlatParams({}))
 
     def apply(
-        self,
-        state: TrainState,
-        gradients: Params,
-        loss_sum: mx.array,
-        count: mx.array,
-        learning_rate: mx.array,
+        self, state: TrainState, gradients: Params, loss_sum: mx.array, count: mx.array, learning_rate: mx.array
     ) -> tuple[TrainState, Params, mx.array]:
         """Update a state whose small parameters are packed.
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import attrs
 
-from ...errors import SampleError, expect_type
+from ...arguments import expect_type
+from ...errors import SampleError
 from ...recipe.columns import COLUMNS, UNUSED, ColumnUse, is_there, original_use, rename_columns
 from ...types import Objects, Sample, Turn
 from ..values import Row

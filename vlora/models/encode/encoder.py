@@ -14,9 +14,10 @@ import attrs
 import numpy as np
 from PIL import Image
 
+from ...arguments import expect_type
 from ...data.masking import expand_placeholders
 from ...data.truncate import truncate
-from ...errors import SampleError, expect_type
+from ...errors import SampleError
 from ...facts import TemplateUse
 from ...features.processed import Processed, ProcessedCache
 from ...recipe.schema import DataSection

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
+from ...arguments import expect_at_least, expect_type
 from ...data.prefetch import WorkerPool
-from ...errors import AnswerError, SampleError, expect_at_least, expect_type
+from ...errors import AnswerError, SampleError
 from ...recipe.schema import Recipe
 from ...train.unbound import refuse_unbound
 from ...types import Sample

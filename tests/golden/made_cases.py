@@ -54,6 +54,25 @@ MADE: Mapping[str, Made] = {
     ),
     "minicpmv4_6": Made(settings={"image_token_id": IMAGE_TOKEN}),
     "minicpmv4_7": Made(),
+    "paddleocr_vl": Made(
+        settings={
+            "tie_word_embeddings": False,
+            "text_config": {
+                "model_type": "paddleocr_vl_text",
+                "tie_word_embeddings": False,
+                "vocab_size": 128,
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "rms_norm_eps": 1e-6,
+                "use_bias": False,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+            },
+        },
+    ),
     "hunyuan_vl": Made(settings={"text_config": {"rope_scaling": {"factor": 1.0}}}, reads=TEXT),
     "granite4_vision": Made(
         settings={

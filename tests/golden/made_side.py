@@ -46,10 +46,13 @@ def building(family: str) -> Iterator[None]:
 def reference_inputs(row: Example) -> dict[str, Any]:
     """Give a row's inputs as transformers' model takes them.
 
-    Where mlx-vlm takes a list of images of patches side by side (MiniCPM-V), transformers takes all in one line; and
-    the axes of positions (HunYuan) before the rows.
+    Where mlx-vlm takes a list of images of patches side by side (MiniCPM-V), transformers takes all in one line; the
+    axes of positions (HunYuan) before the rows; and patches (PaddleOCR-VL) without an axis of rows.
     """
     inputs = dict(row.inputs)
+    pixels = inputs.get("pixel_values")
+    if isinstance(pixels, np.ndarray) and pixels.ndim == 5 and "image_grid_thw" in inputs:
+        inputs["pixel_values"] = pixels[0]
     places = inputs.get("position_ids")
     if places is not None and places.ndim == 3:
         inputs["position_ids"] = np.swapaxes(places, 0, 1)

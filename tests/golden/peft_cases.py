@@ -52,7 +52,6 @@ LEFT_OUT = {
     "gemma3n": "its tower has one size, of 294 million parameters, and was not compared",
     "gemma4_unified": "transformers gives layers of full attention a v_proj that mlx-vlm's tiny model has not",
     "glm5_next": "transformers wants an indexer in front of each layer that shares one, which the tiny model has not",
-    "paddleocr_vl": "mlx-vlm's connector has 1,024 outputs whatever config.json says (paddleocr_vl/vision.py:334)",
     "kimi_k25": "mlx-vlm reads the names of the published code, not those that transformers saves",
     "florence2": "it is no decoder alone, and transformers makes no model of the tiny configuration",
     "molmo2": "transformers spells the tower's configuration otherwise; its rows' patches were not compared",

@@ -430,15 +430,18 @@ def test_bad_rows_are_said_and_do_not_decide(
 
     assert main(["init", "rows.jsonl", "my.toml", "--model", "builtin:tiny-qwen3-vl"]) == 0
     printed = capsys.readouterr().out
-    assert "of the first rows 1 row cannot be learned from, which ends a run: rows.jsonl train row 3: " in printed
-    assert 'data.on_bad_row = "skip"' in printed
-    assert parse_recipe((tmp_path / "my.toml").read_text()).train.batch_size == 8
+    said = (
+        'of the first rows 1 row cannot be learned from, which the recipe leaves out (data.on_bad_row = "skip"): rows.'
+    )
+    assert said in printed
+    recipe = parse_recipe((tmp_path / "my.toml").read_text())
+    assert (recipe.train.batch_size, recipe.data.on_bad_row) == (8, "skip")
 
 
 def test_images_that_cannot_be_read_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A damaged picture and a missing one end a run as an empty answer does, and are named before it."""
+    """A damaged picture and a missing one are left out as an empty answer is; many have one cause, and are not."""
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "rows.jsonl", rows_of(tmp_path, image="image", question="question", answer="answer"))
     (tmp_path / "3.png").write_bytes(b"no picture")
@@ -446,8 +449,15 @@ def test_images_that_cannot_be_read_are_said(
 
     assert main(["init", "rows.jsonl", "my.toml", "--model", "builtin:tiny-qwen3-vl"]) == 0
     printed = capsys.readouterr().out
-    said = "of the first rows 2 rows cannot be learned from, which ends a run: rows.jsonl train row 3: cannot read "
+    assert '2 rows cannot be learned from, which the recipe leaves out (data.on_bad_row = "skip"): rows.js' in printed
+    for number in range(6, 9):
+        (tmp_path / f"{number}.png").unlink()
+    assert main(["init", "rows.jsonl", "other.toml", "--model", "builtin:tiny-qwen3-vl"]) == 0
+    printed = capsys.readouterr().out
+    said = "of the first rows 5 rows cannot be learned from, which ends a run: rows.jsonl train row 3: cannot read "
     assert said in printed
+    assert 'leave them out with data.on_bad_row = "skip"' in printed
+    assert parse_recipe((tmp_path / "other.toml").read_text()).data.on_bad_row == "raise"
 
 
 def test_a_model_that_is_not_there_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

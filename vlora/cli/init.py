@@ -111,9 +111,10 @@ def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[s
     if rows.objective != "sft":
         yield f'{OBJECTIVES[rows.objective]}: train.objective = "{rows.objective}"'
     if rows.bad:
-        n_rows = f"{len(rows.bad)} row{'s' * (len(rows.bad) > 1)}"
-        yield f"of the first rows {n_rows} cannot be learned from, which ends a run: {rows.bad[0]}"
-        yield 'mend them, or leave them out with data.on_bad_row = "skip"'
+        what = 'which the recipe leaves out (data.on_bad_row = "skip")' if rows.skips_bad else "which ends a run"
+        yield f"{rows.describe_bad()}, {what}: {rows.bad[0]}"
+        if not rows.skips_bad:
+            yield 'mend them, or leave them out with data.on_bad_row = "skip"'
     if isinstance(fit, str):
         yield f"how many rows fit at once is not known: {fit}"
     else:

@@ -15,6 +15,8 @@ import tomli_w
 DEFAULT_MODEL = "mlx-community/Qwen2-VL-2B-Instruct-bf16"
 """What a recipe names where no model was given."""
 
+MOST_BAD = 0.25
+"""The share of the rows that were looked at up to which bad ones are left out: more of them have one cause."""
 FEW_ROWS, MANY_ROWS = 2_000, 20_000
 SHARE = 0.05
 MOST_HELD_OUT = 500
@@ -91,6 +93,15 @@ class RowFacts:
     kind: Literal["text", "boxes", "json"] = "text"
     n_read: int
     bad: Sequence[str] = ()
+
+    @property
+    def skips_bad(self) -> bool:
+        """Whether the recipe leaves bad rows out."""
+        return 0 < len(self.bad) <= MOST_BAD * self.n_read
+
+    def describe_bad(self) -> str:
+        """Say how many of the first rows cannot be learned from."""
+        return f"of the first rows {len(self.bad)} row{'s' * (len(self.bad) > 1)} cannot be learned from"
 
 
 @attrs.frozen(kw_only=True)
@@ -214,15 +225,7 @@ def _write_data(rows: RowFacts, fit: FitFacts | str) -> Keys:
     yield "path", rows.path, f"columns that are not used: {', '.join(rows.unused)}" if rows.unused else ""
     if rows.split is not None:
         yield "split", rows.split, ""
-    if rows.valid_path is not None:
-        yield "valid_path", rows.valid_path, "rows that are not trained on"
-    elif rows.valid_split is not None:
-        yield "valid_split", rows.valid_split, "rows that are not trained on"
-    elif _validates(rows):
-        share = min(SHARE, MOST_HELD_OUT / rows.n_rows)
-        if rows.n_rows * share < 1:
-            share = 1 / rows.n_rows
-        yield "valid_fraction", round(share, 4), "rows that are not trained on, drawn once"
+    yield from _write_held_out(rows)
     if rows.question is not None:
         user = [{"type": "image", "image": "{image}"}, rows.question]
         layout = {"user": user, "assistant": f"{{{rows.answer}}}"}
@@ -233,10 +236,24 @@ def _write_data(rows: RowFacts, fit: FitFacts | str) -> Keys:
         yield "columns", columns, "; ".join([*explain_columns(rows), "change what was guessed wrong"])
     if rows.objective == "sft":
         yield "train_on_completions", True, "learn the answers, not the questions"
+    if rows.skips_bad:
+        yield "on_bad_row", "skip", f'{rows.describe_bad()}; "raise" ends the run there'
     if isinstance(fit, str):
         return
     length = max(LENGTH_STEP, math.ceil(fit.n_tokens * SPARE_LENGTH / LENGTH_STEP) * LENGTH_STEP)
     yield "max_seq_length", length, f"the longest row that was looked at has {fit.n_tokens:,} tokens"
+
+
+def _write_held_out(rows: RowFacts) -> Keys:
+    if rows.valid_path is not None:
+        yield "valid_path", rows.valid_path, "rows that are not trained on"
+    elif rows.valid_split is not None:
+        yield "valid_split", rows.valid_split, "rows that are not trained on"
+    elif _validates(rows):
+        share = min(SHARE, MOST_HELD_OUT / rows.n_rows)
+        if rows.n_rows * share < 1:
+            share = 1 / rows.n_rows
+        yield "valid_fraction", round(share, 4), "rows that are not trained on, drawn once"
 
 
 def _write_train(rows: RowFacts, fit: FitFacts | str) -> Keys:

@@ -15,9 +15,9 @@ from benchmarks.kill.runs import Expected, Kill, Slot, build_shim, expect, try_k
 from vlora.recipe import parse_recipe
 
 SITES = (
-    pytest.param("write 0:/.partial-#_adapters.safetensors", 50, marks=pytest.mark.slow),
+    ("write 0:/.partial-#_adapters.safetensors", 50),
     ("rename 0:/training/state.safetensors", 2),
-    pytest.param("rename 0:/adapters.safetensors", 1, marks=pytest.mark.slow),
+    ("rename 0:/adapters.safetensors", 1),
 )
 """Within the second adapter; where only the state before is under its name; at the end."""
 
@@ -65,6 +65,7 @@ def test_sampled_moments() -> None:
     assert set(plan_kills(expected, 4, 0, most=99)) == set(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("site", "call"), SITES)
 def test_killed_and_resumed(site: str, call: int, slot: Slot, expected: Expected) -> None:
     """SIGKILL comes before the call; the same adapter, state and metrics are there in the end."""
@@ -76,6 +77,7 @@ def test_killed_and_resumed(site: str, call: int, slot: Slot, expected: Expected
     assert not verdict.unloadable
 
 
+@pytest.mark.slow
 def test_what_differs_is_found(slot: Slot, expected: Expected) -> None:
     """One byte of the adapter, a line of the metrics, a file too many, one that was cut."""
     files = expected.files

@@ -302,7 +302,7 @@ SCORES = {0: 0.0, 2: 0.1, 4: 0.5, 6: 0.3, 8: 0.4, 10: 0.9}
 """What rounds of answers come to: those after training are the best."""
 
 
-@pytest.mark.parametrize("is_higher_better", [True, False])
+@pytest.mark.parametrize("is_higher_better", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_best_answers(
     is_higher_better: bool, checkpoint: CheckpointFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

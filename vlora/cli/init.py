@@ -104,6 +104,8 @@ def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[s
     if rows.columns:
         yield "guessed of the columns (data.columns):"
         yield from (f"  {line}" for line in explain_columns(rows))
+    if rows.image_root is not None:
+        yield f"the images are in {rows.image_root} (data.image_root)"
     if rows.unused:
         yield f"columns that are not used: {', '.join(rows.unused)}"
     if rows.question is not None:

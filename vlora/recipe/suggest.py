@@ -60,6 +60,7 @@ class RowFacts:
         split: The split to train on; None where there is one only.
         valid_split: Another one to validate on.
         valid_path: A file beside it to validate on.
+        image_root: Where their images were found, which are not where the rows' file is.
         objective: What they are learned by, as `train.objective` says it.
         n_rows: Rows to train on.
         columns: What `data.columns` has to map, and to what.
@@ -80,6 +81,7 @@ class RowFacts:
     split: str | None = None
     valid_split: str | None = None
     valid_path: str | None = None
+    image_root: str | None = None
     objective: Literal["sft", "dpo", "kto"] = "sft"
     n_rows: int
     columns: Mapping[str, str] = attrs.field(factory=dict)
@@ -226,6 +228,8 @@ def _write_data(rows: RowFacts, fit: FitFacts | str) -> Keys:
     if rows.split is not None:
         yield "split", rows.split, ""
     yield from _write_held_out(rows)
+    if rows.image_root is not None:
+        yield "image_root", rows.image_root, "the images were found there"
     if rows.question is not None:
         user = [{"type": "image", "image": "{image}"}, rows.question]
         layout = {"user": user, "assistant": f"{{{rows.answer}}}"}

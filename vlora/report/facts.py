@@ -36,6 +36,7 @@ from ..system.files import expand
 from ..system.globs import list_files
 from ..types import Sample
 from .guessing import MOST, Guess, find_images, find_meaning, find_objective, find_pair, guess_columns, holds_lists
+from .image_root import find_image_root
 
 FIRST = 64
 """Number of rows that are read."""
@@ -82,8 +83,7 @@ def look_at_rows(path: str) -> RowFacts:
     preferences = PREFERENCES[objective]
     guesses = _find_columns(rows.with_preferences(preferences), path, split, preferences)
     columns = _map(guesses)
-    data = DataSection(path=path, split=split or "train", columns=columns)
-    train, _ = read_rows(data, preferences=preferences)
+    root, train = _read_with_images(DataSection(path=path, split=split or "train", columns=columns), preferences)
     bad: list[SampleError] = []
     samples = list(_samples(train, on_bad=bad.append))
     bad += _find_unreadable(samples)
@@ -104,6 +104,7 @@ def look_at_rows(path: str) -> RowFacts:
         split=split,
         objective=objective,
         n_rows=len(train),
+        image_root=root,
         columns=columns,
         reasons={guess.column: guess.why for guess in guesses},
         unused=found.unused,
@@ -117,6 +118,15 @@ def look_at_rows(path: str) -> RowFacts:
         bad=tuple(" ".join(str(error).split()) for error in bad),
         **_find_validation(path, split),
     )
+
+
+def _read_with_images(data: DataSection, preferences: Preferences | None) -> tuple[str | None, RowDataset]:
+    """Read rows, and find where their images lie if that is not beside them."""
+    train, _ = read_rows(data, preferences=preferences)
+    root = find_image_root(str(data.path), train, FIRST)
+    if root is not None:
+        train, _ = read_rows(attrs.evolve(data, image_root=root), preferences=preferences)
+    return root, train
 
 
 def _ask(classes: Sequence[str], n_rows: int, *, is_class: bool) -> str:

@@ -29,6 +29,17 @@ def test_what_is_nobodys_fault_passes(error: BaseException) -> None:
     assert caught.value is error
 
 
+@pytest.mark.parametrize(("encoding", "notes"), [("ascii", 1), ("utf-8", 0)])
+def test_an_encoding_of_the_process_is_named(encoding: str, notes: int) -> None:
+    """Cron and containers may have none of UTF-8; a file that is no UTF-8 is the file's own fault."""
+    with pytest.raises(SampleError, match=r"^blamed$") as caught, foreign(lambda _: SampleError("blamed")):
+        b"\xc2".decode(encoding)
+    said = getattr(caught.value, "__notes__", [])
+
+    assert len(said) == notes
+    assert all("PYTHONUTF8=1" in note for note in said)
+
+
 def test_a_lack_of_memory_is_no_bad_row(encoder: Callable[..., models.Encoder]) -> None:
     """A good row is not left out because the processor found no memory for it."""
     subject = encoder("qwen3_vl")

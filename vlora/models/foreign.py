@@ -31,7 +31,11 @@ def foreign(name: Callable[[Exception], VloraError]) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise name(error) from error
+        named = name(error)
+        if isinstance(error, UnicodeDecodeError) and error.encoding.lower().replace("-", "") != "utf8":
+            # Files of models are UTF-8; other programs open them in the encoding of the process.
+            named.add_note(f"this process reads files as {error.encoding}, PYTHONUTF8=1 in its environment as UTF-8")
+        raise named from error
 
 
 def name_failure(error: Exception) -> str:

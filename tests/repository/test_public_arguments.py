@@ -148,8 +148,33 @@ SLIPS: dict[str, tuple[Callable[[Loop], Any], type[Exception], str]] = {
         ValueError,
         "it is a folder; name",
     ),
+    "a state's name without an ending": (
+        lambda loop: vlora.save_state(loop.folder / "mine" / "last", loop.state),
+        ValueError,
+        r"mine/last: its name does not end in \.safetensors; name a file",
+    ),
+    "an adapter's name without an ending": (
+        lambda loop: vlora.save_adapter(loop.folder / "mine" / "last", loop.state.params, {}),
+        ValueError,
+        r"mine/last: its name does not end in \.safetensors; name a file",
+    ),
+    "a state for an adapter's arrays": (
+        lambda loop: vlora.save_adapter(loop.folder / "a.safetensors", loop.state, {}),  # type: ignore[arg-type]
+        TypeError,
+        r"TrainState; .*state\.params",
+    ),
+    "a loss's name to validate by": (
+        lambda loop: vlora.make_eval_step(loop.backbone, loss="sft"),  # type: ignore[arg-type]
+        TypeError,
+        "the loss: .* str",
+    ),
+    "state and batch exchanged in a validation": (
+        lambda loop: vlora.make_eval_step(loop.backbone, compiled=False)(loop.batch, loop.state),  # type: ignore[arg-type]
+        TypeError,
+        "Batch; give what init_state",
+    ),
     "parameters for a state": (
-        lambda loop: vlora.save_state(loop.folder / "state", loop.state.params),
+        lambda loop: vlora.save_state(loop.folder / "a.safetensors", loop.state.params),
         TypeError,
         "dict; give the state",
     ),
@@ -200,6 +225,7 @@ def test_a_slip_is_named(slip: str, loop: Loop) -> None:
         call(loop)
 
     assert "\n" not in str(caught.value)
+    assert not list(loop.folder.rglob("*"))
 
 
 def test_what_is_right_is_taken(loop: Loop) -> None:
@@ -208,4 +234,6 @@ def test_what_is_right_is_taken(loop: Loop) -> None:
     again = loop.step(max_grad_norm=1)(loop.state, (loop.batch, loop.batch), 0)[1]
 
     assert float(first.nll_sum) == float(again.nll_sum) > 0
+    step = vlora.make_eval_step(loop.backbone, compiled=False)
+    assert vlora.evaluate(step, loop.state, loop.batch) == vlora.evaluate(step, loop.state, [loop.batch])
     assert vlora.collate((loop.data.encoder(loop.data.train[0]),)).tokens.shape[0] == 1

@@ -15,6 +15,7 @@ from ..system.safetensors_header import HeaderError, read_header
 from ..types import TrainState
 from . import checksums
 from .atomic import sync, write_text, write_whole
+from .paths import WEIGHTS_SUFFIX
 
 CONFIG_NAME = "adapter_config.json"
 
@@ -113,13 +114,29 @@ def save_adapter(path: Path | str, params: Mapping[str, mx.array], config: Mappi
         path: A file ending in .safetensors.
         params: Qualified names to f32 arrays.
         config: What mlx-vlm needs to attach the same layers.
+
+    Raises:
+        CheckpointError: The name does not end in .safetensors, or is a folder's.
     """
-    path = Path(path)
+    path = _file_of_arrays(path)
+    expect_type(params, Mapping, "save_adapter, params", "give arrays by name, as state.params has them")
     write_text(path.with_name(CONFIG_NAME), json.dumps(dict(config), indent=2) + "\n")
     write_whole(
         path,
         lambda partial: mx.save_safetensors(str(partial), dict(params), metadata={"format": "mlx"}),
     )
+
+
+def _file_of_arrays(path: Path | str) -> Path:
+    """Give the path of a file to write; MLX adds an ending to a name without it, and writes another file."""
+    path = Path(path)
+    if path.is_dir():
+        msg = f"{path}: it is a folder; name a file, such as {path / 'state'}{WEIGHTS_SUFFIX}"
+        raise CheckpointError(msg)
+    if path.suffix != WEIGHTS_SUFFIX:
+        msg = f"{path}: its name does not end in {WEIGHTS_SUFFIX}; name a file, such as {path}{WEIGHTS_SUFFIX}"
+        raise CheckpointError(msg)
+    return path
 
 
 def read_arrays(path: Path) -> dict[str, mx.array]:
@@ -152,13 +169,10 @@ def save_state(path: Path | str, state: TrainState, metadata: RunMetadata | Mapp
         metadata: What else is to be known of the run.
 
     Raises:
-        CheckpointError: There is a folder of that name.
+        CheckpointError: The name does not end in .safetensors, or is a folder's.
     """
-    path = Path(path)
+    path = _file_of_arrays(path)
     expect_type(state, TrainState, "save_state", "give the state that init_state or the step returned")
-    if path.is_dir():
-        msg = f"{path}: it is a folder; name the file that the training state is to be written to"
-        raise CheckpointError(msg)
     arrays = dict(tree_flatten(state._asdict()))
     found = metadata.dump() if isinstance(metadata, RunMetadata) else metadata or {}
     strings = {**found, **checksums.SEAL}

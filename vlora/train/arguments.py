@@ -21,9 +21,7 @@ def check_training(optimizer: object, loss: object, max_grad_norm: float | None)
         ValueError: The largest norm is not above 0.
     """
     expect_type(optimizer, optim.Optimizer, "make_train_step, optimizer", "give one as make_optimizer makes it")
-    if not callable(loss):
-        remedy = "give a function such as vlora.loss_fn, or an Objective; find_objective finds them by name"
-        expect_type(loss, Objective, "the loss", remedy)
+    check_loss(loss)
     if max_grad_norm is not None and not max_grad_norm > 0:
         msg = f"make_train_step, max_grad_norm: found {max_grad_norm}; give a norm above 0, or None to clip nothing"
         raise ValueError(msg)
@@ -32,6 +30,17 @@ def check_training(optimizer: object, loss: object, max_grad_norm: float | None)
 def as_batches(microbatches: Batch | Sequence[Batch]) -> list[Batch]:
     """Give the microbatches of a step, which may be a single one."""
     return [cast("Batch", microbatches)] if isinstance(microbatches, Batch) else list(microbatches)
+
+
+def check_loss(loss: object) -> None:
+    """Check that a loss is a function or an objective.
+
+    Raises:
+        TypeError: It is neither, such as a name.
+    """
+    if not callable(loss):
+        remedy = "give a function such as vlora.loss_fn, or an Objective; find_objective finds them by name"
+        expect_type(loss, Objective, "the loss", remedy)
 
 
 def check_step(state: object, microbatches: Batch | Sequence[Batch], learning_rate: Any) -> list[Batch]:

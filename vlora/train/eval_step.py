@@ -1,13 +1,16 @@
 """Validation: the loss of a batch, compiled without a gradient and without dropout, and its mean over batches. Pure."""
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import mlx.core as mx
 
+from ..arguments import expect_type
 from ..measured import Measured, add_measured
 from ..memory.limits import naming_shortage
 from ..types import Batch, Inputs, Targets, TrainState
 from .accumulation import Sums, read_metrics, targets_for
+from .arguments import check_loss
 from .backbone import Backbone, Params
 from .chunked_head import language_model_loss
 from .objectives.objective import LossFn, Metrics, Objective
@@ -61,6 +64,7 @@ def make_measuring_step(
 
     With `ranks` each measures its own share of every batch; sums and counts are its own.
     """
+    check_loss(loss)
     loss = (ranks or Ranks()).share_loss(loss)
     embed_param_names = backbone.embed_param_names()
 
@@ -81,6 +85,7 @@ def make_measuring_step(
     run: Callable[[Params, Inputs, Targets], Sums] = mx.compile(sums) if compiled and backbone.is_traceable else sums
 
     def measuring_step(state: TrainState, batch: Batch) -> Measures:
+        expect_type(state, TrainState, "the step, state", "give what init_state, or a training step, returned")
         with bound_params(backbone.module, {name: state.params[name] for name in embed_param_names}):
             inputs = Inputs(batch.tokens, *backbone.embed(batch))
         total, count, packed = run(state.params, inputs, targets_for(loss, batch, reference))
@@ -92,13 +97,15 @@ def make_measuring_step(
 def evaluate(
     eval_step: Callable[[TrainState, Batch], tuple[mx.array, mx.array]],
     state: TrainState,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch] | Batch,
 ) -> tuple[float, int]:
-    """Validate: (mean loss over its terms, number of supervised tokens) over all batches.
+    """Validate: (mean loss over its terms, number of supervised tokens) over all batches, or a single one.
 
     Raises:
         OutOfMemoryError: There is no memory for a batch.
     """
+    if isinstance(batches, Batch):
+        batches = [cast("Batch", batches)]
     nll, n_terms, n_supervised, _ = measure_sums(lambda *given: (*eval_step(*given), {}), state, batches)
     return nll / max(1.0, n_terms), n_supervised
 

@@ -15,6 +15,7 @@ DPO, KTO = {"train.objective": "dpo"}, {"train.objective": "kto"}
     [
         ({"preference.beta": 0.2}, ["preference.beta", "0.2", "'sft'", "train.objective"]),
         ({**DPO, "preference.loss": ["simpo"]}, ["preference.loss", "'simpo'", "'sigmoid'"]),
+        ({**DPO, "preference.loss": ["sigmod"]}, ["preference.loss", "did you mean 'sigmoid'?"]),
         ({**DPO, "preference.loss": ["ipo", "ipo"]}, ["preference.loss", "once"]),
         ({**DPO, "preference.weights": [1, 2]}, ["preference.weights", "found 2 for 1"]),
         (

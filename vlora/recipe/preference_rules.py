@@ -1,5 +1,6 @@
 """Keys that contradict one another where a recipe learns from preferences, and where it does not. Pure."""
 
+import difflib
 from collections.abc import Iterator
 
 from .converter import plain
@@ -53,6 +54,8 @@ def _loss_contradictions(objective: str, section: PreferenceSection) -> Iterator
     for name in unknown:
         # Another objective may have it, or have it under another name.
         told = explain_value("train.objective", name)
+        if told is None and (near := difflib.get_close_matches(name, known, n=1)):
+            told = f"did you mean {near[0]!r}?"
         yield (
             f"preference.loss: found {name!r}, which train.objective = {objective!r} has not; it has "
             f"{', '.join(map(repr, known))}{'' if told is None else f'; {told}'}"

@@ -20,7 +20,8 @@ NAMES = {
     "data.streaming": "stream use_streaming iterable",
     "data.shuffle_buffer": "buffer_size shuffle_buffer_size",
     "data.path": "dataset dataset_name dataset_path train_file train_path train_data data_path data_files datasets",
-    "data.sources": "mixture dataset_mixture dataset_mixer interleave_probs interleave_prob mix_strategy data_mixture",
+    "data.sources": "mixture dataset_mixture dataset_mixer interleave_probs interleave_prob mix_strategy data_mixture "
+    "mix interleave interleave_datasets probabilities sampling_probabilities dataset_weights mixing_weights",
     "data.split": "dataset_split train_split",
     "data.config": "dataset_config dataset_config_name subset",
     "data.image_resize_shape": "image_size resolution image_resize resize resize_shape",
@@ -29,7 +30,8 @@ NAMES = {
     "data.columns": "column_mapping dataset_text_field field_mapping",
     "data.image_root": "image_dir image_folder media_dir images_dir image_base_path",
     "data.system": "system_prompt system_message",
-    "data.max_seq_length": "max_length max_seq_len max_tokens cutoff_len model_max_length sequence_len context_length",
+    "data.max_seq_length": "max_length max_seq_len max_tokens cutoff_len model_max_length sequence_len context_length "
+    "max_prompt_length",
     "data.on_long_row": "truncation truncation_strategy overflow_strategy",
     "data.train_on_completions": "train_on_inputs mask_prompt mask_inputs completion_only completion_only_loss "
     "assistant_only_loss train_on_responses_only response_only",
@@ -77,7 +79,7 @@ NAMES = {
     "train.val_batches": "eval_batches max_eval_batches limit_val_batches",
     "preference.loss": "dpo_loss_type dpo_loss pref_loss",
     "preference.weights": "loss_weights",
-    "preference.beta": "dpo_beta pref_beta simpo_beta tau",
+    "preference.beta": "dpo_beta pref_beta simpo_beta orpo_lambda tau",
     "preference.label_smoothing": "dpo_label_smoothing label_smoothing_factor",
     "preference.gamma": "simpo_gamma gamma_beta_ratio",
     "preference.dpop": "dpop_lambda delta",
@@ -111,8 +113,8 @@ WORDS = {
     "device_map deepspeed fsdp ddp distributed num_gpus gpus n_gpu n_devices num_devices devices local_rank": _DEVICES,
     "warmup_ratio warmup_percent warmup_fraction": "write optim.warmup_steps, which counts steps",
     "resume resume_from_checkpoint resume_from auto_resume": "write --resume behind the command instead",
-    "ref_model reference_model ref_model_path ref_adapters sync_ref_model": "there is no such key, since answers are "
-    "compared with the model that training starts from, which is not loaded twice",
+    "ref_model reference_model ref_model_path ref_adapters sync_ref_model reference ref": "there is no such "
+    "key, since answers are compared with the model that training starts from, which is not loaded twice",
     "reference_free": "there is no such key; train.objective = 'cpo' has no reference",
     "push_to_hub hub_model_id hub_token hub_strategy": "there is no such key; `python -m vlora push` uploads what was "
     "trained",

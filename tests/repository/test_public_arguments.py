@@ -234,6 +234,11 @@ def test_what_is_right_is_taken(loop: Loop) -> None:
     again = loop.step(max_grad_norm=1)(loop.state, (loop.batch, loop.batch), 0)[1]
 
     assert float(first.nll_sum) == float(again.nll_sum) > 0
+    for batches in ([loop.batch], [[loop.batch]]):
+        steps = vlora.TrainLoop(loop.step(), loop.state, lambda _: 1e-3, needs_sync=lambda _: True).run(batches)
+        assert [report.loss for _, report in steps if report] == [
+            pytest.approx(float(first.nll_sum / first.n_supervised))
+        ]
     step = vlora.make_eval_step(loop.backbone, compiled=False)
     assert vlora.evaluate(step, loop.state, loop.batch) == vlora.evaluate(step, loop.state, [loop.batch])
     assert vlora.collate((loop.data.encoder(loop.data.train[0]),)).tokens.shape[0] == 1

@@ -15,6 +15,7 @@ import attrs
 from ..memory.limits import naming_shortage
 from ..types import Batch, Inputs, TrainState
 from .accumulation import Accumulation
+from .arguments import as_batches
 from .step import TrainStep
 
 
@@ -43,7 +44,7 @@ class ReadyStep:
     error: Exception | None = None
 
 
-def read_step(train_step: TrainStep, steps: Iterator[Sequence[Batch]], number: int) -> ReadyStep:
+def read_step(train_step: TrainStep, steps: Iterator[Sequence[Batch] | Batch], number: int) -> ReadyStep:
     """Read the rows of the next of these steps; without one its microbatches are None.
 
     Args:
@@ -53,11 +54,13 @@ def read_step(train_step: TrainStep, steps: Iterator[Sequence[Batch]], number: i
     """
     asked = time.perf_counter()
     with naming_shortage(f"reading the rows of step {number}"):
-        batches = next(steps, None)
+        found = next(steps, None)
+    # A batch alone is a step's only one.
+    batches = None if found is None else as_batches(found)
     return ReadyStep(number, batches, time.perf_counter() - asked, n_traces=train_step.n_traces)
 
 
-def embed_ahead(train_step: TrainStep, steps: Iterator[Sequence[Batch]], number: int) -> ReadyStep:
+def embed_ahead(train_step: TrainStep, steps: Iterator[Sequence[Batch] | Batch], number: int) -> ReadyStep:
     """Read the next step's rows, and embed its first microbatch; arguments as for `read_step`."""
     try:
         ready = read_step(train_step, steps, number)

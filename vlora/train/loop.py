@@ -85,8 +85,8 @@ class TrainLoop:
     _begun: deque[_InFlight] = attrs.field(factory=deque, init=False)
     _is_asked: bool = attrs.field(default=False, init=False)
 
-    def run(self, microbatches: Iterable[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
-        """Take steps for as long as there are microbatches; an empty sequence passes a step over.
+    def run(self, microbatches: Iterable[Sequence[Batch] | Batch]) -> Iterator[tuple[int, StepReport | None]]:
+        """Take steps of microbatches, or of one batch, while there are any; an empty sequence passes a step over.
 
         Yields:
             Every step's number, in order, and what it was; None for one that was passed over. While a step that is
@@ -136,7 +136,7 @@ class TrainLoop:
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         return self.run(microbatches)
 
-    def _next(self, ready: ReadyStep | None, steps: Iterator[Sequence[Batch]], step: int) -> ReadyStep | None:
+    def _next(self, ready: ReadyStep | None, steps: Iterator[Sequence[Batch] | Batch], step: int) -> ReadyStep | None:
         """Give the next step: as it was made ready, or its rows alone; None behind the last one."""
         self._asked = time.perf_counter()
         self.hold()
@@ -146,7 +146,9 @@ class TrainLoop:
             raise ready.error
         return None if ready.batches is None else ready
 
-    def _take(self, ready: ReadyStep, begun: _InFlight, ahead: Iterator[Sequence[Batch]] | None) -> ReadyStep | None:
+    def _take(
+        self, ready: ReadyStep, begun: _InFlight, ahead: Iterator[Sequence[Batch] | Batch] | None
+    ) -> ReadyStep | None:
         """Give the device a step, in two parts if the next of those ahead is to be made ready; give that one."""
         following, aside_s = None, 0.0
         # Nothing else holds on to the old state: its arrays are given up as the new ones come to be.

@@ -52,10 +52,12 @@ LEFT_OUT = {
     "gemma3n": "its tower has one size, of 294 million parameters, and was not compared",
     "gemma4_unified": "transformers gives layers of full attention a v_proj that mlx-vlm's tiny model has not",
     "glm5_next": "transformers wants an indexer in front of each layer that shares one, which the tiny model has not",
-    "kimi_k25": "mlx-vlm reads the names of the published code, not those that transformers saves",
+    "kimi_k25": "transformers saves other names than were published (the language model's layers as blocks, as the "
+    "tower's are), which mlx-vlm does not read",
     "florence2": "it is no decoder alone, and transformers makes no model of the tiny configuration",
     "molmo2": "transformers spells the tower's configuration otherwise; its rows' patches were not compared",
-    "step3p7": "it was not compared, and transformers permutes rows of its tower, which export refuses",
+    "step3p7": "transformers spells the heads of its sliding layers otherwise, and permutes rows of its tower, which "
+    "export refuses",
     "unlimited_ocr": "its towers have one size in transformers, of 404 arrays, which the tiny model has not",
     "qwen3_omni_moe": "export refuses it: its model has three parts in transformers, and none is for rows of text",
     "muse_spark": "vlora does not train it: its layers in mlx-vlm are Metal kernels without gradients",

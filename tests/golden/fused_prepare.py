@@ -9,7 +9,6 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 
 # isort: split
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from vlora.train.state import bound_params
 
 from .cases import CASES, Array, random_numbers
 from .mlx_side import encode_rows
+from .stages import make_parser
 
 MOVED = 0.1
 """Least change of the logits that an adapter makes."""
@@ -87,10 +87,7 @@ def prepare(family: str, name: str, work: Path) -> str:
 
 def main() -> None:
     """Prepare the named families, or all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.fused_prepare", description=__doc__)
-    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
-    parser.add_argument("--work", required=True, type=Path, help="what tests.golden.prepare wrote")
-    options = parser.parse_args()
+    options = make_parser("fused_prepare", __doc__, "what tests.golden.prepare wrote").parse_args()
     for family in options.families or CASES:
         work = options.work / family
         for name in ADAPTERS:

@@ -1,6 +1,5 @@
 """Second stage of opening fused folders with transformers: their logits beside the trained ones. Needs no MLX."""
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.numpy import load_file
 
 from .cases import CASES
 from .generate import encode_rows, load_model, open_processor, reference_folder
+from .stages import make_parser
 
 SAME = 1e-4
 """Largest difference of logits, in float32, beside the largest logit or 1."""
@@ -41,10 +41,7 @@ def compare(family: str, folder: Path, work: Path) -> float:
 
 def main() -> int:
     """Compare the named families, or all; 1 if one differs."""
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.fused_reference", description=__doc__)
-    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
-    parser.add_argument("--work", required=True, type=Path, help="what tests.golden.fused_prepare wrote")
-    options = parser.parse_args()
+    options = make_parser("fused_reference", __doc__, "what tests.golden.fused_prepare wrote").parse_args()
     torch.set_num_threads(1)
     failed = 0
     for family in options.families or CASES:

@@ -17,7 +17,6 @@ step is that of the summed loss of all rows over the number of their targets. He
     <family>.safetensors    `<run>.<parameter>`: the trained array, or its change as `cases.fingerprint` condenses it
 """
 
-import argparse
 import contextlib
 import importlib.metadata
 import itertools
@@ -50,6 +49,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .cases import ALPHA, CASES, IMAGE, RANK, ROWS, RUNS, Array, Case, Run, digest, fingerprint, initial_adapter
+from .stages import make_parser
 
 GOLDEN = Path(__file__).parent
 
@@ -551,10 +551,7 @@ def overwrite(model: nn.Module, places: Mapping[str, Place], weights: Mapping[st
 
 def main() -> None:
     """Write the golden files of the named families, or of all, next to this script."""
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.generate", description=__doc__.splitlines()[0])
-    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
-    parser.add_argument("--work", required=True, type=Path, help="what tests.golden.prepare wrote")
-    options = parser.parse_args()
+    options = make_parser("generate", __doc__, "what tests.golden.prepare wrote").parse_args()
     # The order of a parallel sum would depend on the number of cores.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

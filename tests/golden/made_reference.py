@@ -1,6 +1,5 @@
 """Checkpoints that transformers writes, with random weights, for families of `made_cases`. Needs no MLX."""
 
-import argparse
 import inspect
 import json
 import os
@@ -19,6 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from .generate import TorchRow
 from .made_cases import IMAGE_TOKEN, MADE
+from .stages import make_parser
 
 
 def make_checkpoint(family: str, work: Path) -> None:
@@ -82,10 +82,7 @@ def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
 
 def main() -> None:
     """Make the checkpoints of the named families, or of all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.made_reference", description=__doc__)
-    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
-    parser.add_argument("--work", required=True, type=Path, help="what tests.golden.made_side wrote")
-    options = parser.parse_args()
+    options = make_parser("made_reference", __doc__, "what tests.golden.made_side wrote").parse_args()
     torch.set_num_threads(1)
     for family in options.families or MADE:
         make_checkpoint(family, options.work / family)

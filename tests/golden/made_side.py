@@ -8,7 +8,6 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 
 # isort: split
 
-import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from vlora import Example
 
 from .made_cases import MADE
 from .mlx_side import encode_rows
+from .stages import make_parser
 
 
 def read_rows(family: str, model: Path) -> tuple[Example, ...]:
@@ -77,10 +77,7 @@ def write(family: str, folder: Path) -> None:
 
 def main() -> None:
     """Write the named families, or all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.made_side", description=__doc__)
-    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
-    parser.add_argument("--work", required=True, type=Path, help="where to write")
-    options = parser.parse_args()
+    options = make_parser("made_side", __doc__, "where to write").parse_args()
     for family in options.families or MADE:
         write(family, options.work / family)
 

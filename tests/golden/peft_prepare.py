@@ -10,7 +10,6 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 
 # isort: split
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from vlora.train.state import bound_params
 from .cases import Array, random_numbers
 from .made_side import building, read_rows
 from .peft_cases import EXCHANGES, FAMILIES, MOVED, Exchange
+from .stages import make_parser
 
 
 def logits(backbone: models.MlxVlmBackbone, state: TrainState, rows: Sequence[Example]) -> list[Array]:
@@ -111,10 +111,7 @@ def prepare(family: str, work: Path) -> None:
 
 def main() -> None:
     """Prepare the named families, or all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.peft_prepare", description=__doc__)
-    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
-    parser.add_argument("--work", required=True, type=Path, help="what tests.golden.prepare wrote")
-    options = parser.parse_args()
+    options = make_parser("peft_prepare", __doc__, "what tests.golden.prepare wrote").parse_args()
     for family in options.families or FAMILIES:
         with building(family):
             prepare(family, options.work / family)

@@ -4,7 +4,6 @@ It opens the folders that `tests.golden.peft_prepare` wrote with `PeftModel.from
 writes adapters of PEFT's own, with their logits, for vlora to read.
 """
 
-import argparse
 import json
 import os
 import warnings
@@ -26,6 +25,7 @@ from .generate import TorchRow, encode_rows, load_model, open_processor, referen
 from .made_cases import MADE
 from .made_reference import read_rows
 from .peft_cases import EXCHANGES, FAMILIES, MOVED
+from .stages import make_parser
 
 
 def logits(model: Any, rows: list[Any], case: Case) -> list[Array]:
@@ -124,10 +124,7 @@ def compare(family: str, work: Path) -> None:
 
 def main() -> None:
     """Compare the named families, or all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.peft_reference", description=__doc__)
-    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
-    parser.add_argument("--work", required=True, type=Path, help="what tests.golden.peft_prepare wrote")
-    options = parser.parse_args()
+    options = make_parser("peft_reference", __doc__, "what tests.golden.peft_prepare wrote").parse_args()
     torch.set_num_threads(1)
     for family in options.families or FAMILIES:
         compare(family, options.work / family)

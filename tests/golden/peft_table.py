@@ -4,7 +4,6 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 
 # isort: split
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from .made_cases import MADE, TEXT
 from .made_side import building, read_rows
 from .peft_cases import EXCHANGES, FAMILIES, LEFT_OUT, MOVED, SAME
 from .peft_prepare import logits
+from .stages import make_parser
 
 PROGRAMS = """
 ## vLLM and llama.cpp
@@ -172,9 +172,7 @@ def document(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 def main() -> int:
     """Compare the named families, or all, and print or write the table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.peft_table", description=__doc__)
-    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
-    parser.add_argument("--work", required=True, type=Path, help="what the stages before wrote")
+    parser = make_parser("peft_table", __doc__, "what the stages before wrote")
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} into the package")
     options = parser.parse_args()
     names = [

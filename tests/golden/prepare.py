@@ -13,7 +13,6 @@ from tests.arrays import load_arrays
 
 # isort: split
 
-import argparse
 import json
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from vlora.recipe.schema import OptimSection
 
 from .cases import CASES, RUNS, input_arrays
 from .mlx_side import embed_rows, encode_rows, frozen_weights, initial_parameters, open_backbone, publish, write_folder
+from .stages import make_parser
 
 
 def prepare(family: str, folder: Path) -> None:
@@ -81,10 +81,7 @@ def as_arrays(values: dict[str, np.ndarray]) -> dict[str, mx.array]:
 
 def main() -> None:
     """Prepare the named families, or all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.prepare", description=__doc__.splitlines()[0])
-    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
-    parser.add_argument("--work", required=True, type=Path, help="where to write")
-    options = parser.parse_args()
+    options = make_parser("prepare", __doc__, "where to write").parse_args()
     for family in options.families or CASES:
         prepare(family, options.work / family)
         print(f"{family}: prepared", flush=True)

@@ -9,7 +9,6 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 
 # isort: split
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +18,7 @@ from vlora.export.programs import export
 
 from .made_side import building
 from .peft_cases import EXCHANGES, FAMILIES
+from .stages import make_parser
 
 
 def name_architecture(work: Path) -> None:
@@ -50,10 +50,7 @@ def write(family: str, work: Path) -> None:
 
 def main() -> None:
     """Export the named families, or all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.vllm_export", description=__doc__)
-    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
-    parser.add_argument("--work", required=True, type=Path, help="what tests.golden.peft_prepare wrote")
-    options = parser.parse_args()
+    options = make_parser("vllm_export", __doc__, "what tests.golden.peft_prepare wrote").parse_args()
     for family in options.families or FAMILIES:
         write(family, options.work / family)
 

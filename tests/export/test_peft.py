@@ -16,7 +16,7 @@ from tests.families import FAMILIES
 from vlora import init_state, make_optimizer, models, save_adapter
 from vlora.errors import ModelError
 from vlora.export import peft
-from vlora.export.peft import _apart_from_experts, to_peft, write_peft
+from vlora.export.peft import _apart_from_experts, _without_unread, to_peft, write_peft
 from vlora.export.saved import open_saved
 from vlora.models.published.peft_layout import BEFORE, PeftArrays
 from vlora.models.published.places import Places
@@ -108,6 +108,21 @@ def test_layers_that_transformers_has_not_are_refused(tmp_path: Path) -> None:
     save_adapter(tmp_path / "own" / "adapters.safetensors", params, config)
     with pytest.raises(ModelError, match=r"shared_mlp\.\w+_linear, and transformers' model .* has no such layer"):
         to_peft(open_saved(str(tmp_path / "own")))
+
+
+def test_layers_that_nothing_reads_are_left_out(tmp_path: Path) -> None:
+    """Gemma 3n's last layers share keys and values, and have no projections of their own in transformers."""
+    backbone = write_base("gemma3n", tmp_path / "base")
+    config = models.add_lora(backbone, LoraSection(rank=2, targets=("k_proj", "v_proj")), seed=0, quantized={})
+    assert backbone.base is not None
+    config |= {KEY: backbone.base.dump(), "base_model": str(tmp_path / "base")}
+    save_adapter(
+        tmp_path / "own" / "adapters.safetensors", init_state(backbone, make_optimizer(OptimSection())).params, config
+    )
+    with FAMILIES["gemma3n"].while_building():
+        saved = open_saved(str(tmp_path / "own"))
+    assert len(saved.layers) == 2 * 6
+    assert len(_without_unread(saved).layers) == 2 * 4
 
 
 def test_the_folder_appears_whole(tmp_path: Path) -> None:

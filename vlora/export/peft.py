@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import ModelError
+from ..models.load.promised_layers import unread_layers
 from ..models.published.links import assemble
 from ..models.published.peft_layout import BEFORE, FUSE, PeftArrays, lay_out
 from ..models.published.places import Places, find_places
@@ -56,6 +57,7 @@ def to_peft(saved: Saved) -> PeftAdapter:
     if kind in UNNAMED:
         msg = f"{saved.path}: adapts a model of the type {kind}, whose names in transformers are not known; {FUSE}"
         raise ModelError(msg)
+    saved = _without_unread(saved)
     weights = [f"{layer}.weight" for layer in saved.layers]
     alien = next((layer for layer in saved.layers if WITHOUT.get(str(kind)) in layer.split(".")), None)
     if alien is not None:
@@ -79,6 +81,12 @@ def to_peft(saved: Saved) -> PeftAdapter:
         is_converted=places.is_converted,
         outside=tuple(link.other.removesuffix(".weight") for name in beside for link in places.links[name]),
     )
+
+
+def _without_unread(saved: Saved) -> Saved:
+    """Leave out layers that nothing reads, as where keys and values are shared: transformers has none there."""
+    unread = unread_layers(saved.backbone.module)
+    return attrs.evolve(saved, layers={name: found for name, found in saved.layers.items() if name not in unread})
 
 
 def _lost(saved: Saved, name: str, places: Places) -> ModelError:

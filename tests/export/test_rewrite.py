@@ -5,9 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
+import pytest
 from mlx import nn
 
 from vlora.adapters.layers import DoRALinear, LoRALinear
+from vlora.adapters.merge import unpacked
+from vlora.export import rewrite as rewriting
 from vlora.export.rewrite import Rewriter, rewrite
 from vlora.export.shards import ShardWriter
 from vlora.export.trained import Trained
@@ -73,3 +76,23 @@ def test_dora_needs_whole_rows() -> None:
     pieces = {"a.weight": (left, right)}
     assert Rewriter(trained=trained(), schemes={}, pieces=pieces, places={}).unwritable() is None
     assert Rewriter(trained=trained(DoRALinear), schemes={}, pieces=pieces, places={}).unwritable() == "a.weight"
+
+
+def test_packed_layers_are_unpacked_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many numbers as are allowed, and not as many words; the parts are those of the whole layer."""
+    scheme = {"bits": 4, "group_size": 32, "mode": "affine"}
+    parts = dict(zip(("weight", "scales", "biases"), mx.quantize(mx.ones((64, 128)), 32, 4), strict=True))
+    found = trained(whole={"q.weight": mx.random.normal((64, 128), key=mx.random.key(3))})
+    whole, _ = rewriting.requantized(found, "q", parts, scheme, scheme, None)
+    sizes: list[int] = []
+
+    def recorded(packed: dict[str, mx.array], own: dict[str, Any]) -> mx.array:
+        value = unpacked(packed, own)
+        sizes.append(value.size)
+        return value
+
+    monkeypatch.setattr(rewriting, "unpacked", recorded)
+    monkeypatch.setattr(rewriting, "MOST_AT_ONCE", 512)
+    divided, _ = rewriting.requantized(found, "q", parts, scheme, scheme, None)
+    assert set(sizes) == {512}
+    assert all(mx.array_equal(divided[part], whole[part]) for part in parts)

@@ -160,7 +160,9 @@ def requantized(
         Its parts, and what quantizing has changed; see `squares`. Nothing is counted of what was not trained.
     """
     count, *others = base["weight"].shape
-    step = max(1, MOST_AT_ONCE // max(1, math.prod(others)))
+    # Packed rows have fewer words than numbers.
+    width = math.prod(others) if own is None else math.prod(others) * 32 // int(own["bits"])
+    step = max(1, MOST_AT_ONCE // max(1, width))
     is_counted = trained.changes(f"{layer}.weight") or own is not None
     found: dict[str, list[mx.array]] = {}
     sums = [0.0, 0.0, 0.0]

@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 
 from .. import models
 from ..adapters.merge import Rounding, unpacked
-from .rewrite import requantized
+from .rewrite import requantized, row_blocks
 from .shards import ShardWriter
 from .trained import Trained
 
@@ -101,12 +101,27 @@ def _written(
     own = models.scheme_of(layer)
     others = {part: value for part, value in arrays.items() if part not in PARTS}
     if scheme is None:
-        before = arrays["weight"] if own is None else unpacked(arrays, own)
-        weight = trained.after(f"{name}.weight", before)
-        return {"weight": weight.astype(_dtype_of(arrays, dtype)), **others}, rounding
+        return {"weight": _unquantized(trained, name, arrays, own, _dtype_of(arrays, dtype)), **others}, rounding
     parts, sums = requantized(trained, name, arrays, own, scheme, _dtype_of(arrays, dtype))
     is_counted = name in trained.layers or own is not None
     return {**parts, **others}, rounding.count(name, *sums) if is_counted else rounding
+
+
+def _unquantized(
+    trained: Trained, name: str, arrays: Mapping[str, mx.array], own: models.Scheme | None, dtype: mx.Dtype
+) -> mx.array:
+    """Give a layer's trained weights as numbers, unpacked some rows at a time."""
+    found = []
+    for rows in row_blocks(arrays["weight"], own):
+        parts = {part: value[rows] for part, value in arrays.items() if part in PARTS}
+        before = parts["weight"] if own is None else unpacked(parts, own)
+        index = (rows, *(slice(None) for _ in before.shape[1:]))
+        after = trained.after(f"{name}.weight", before, index).astype(dtype)
+        mx.eval(after)
+        found.append(after)
+        del parts, before, after
+        mx.clear_cache()
+    return mx.concatenate(found) if len(found) > 1 else found[0]
 
 
 def _dtype_of(arrays: Mapping[str, mx.array], otherwise: mx.Dtype) -> mx.Dtype:

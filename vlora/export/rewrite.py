@@ -138,6 +138,21 @@ class Rewriter:
         return found
 
 
+def row_blocks(weight: mx.array, own: models.Scheme | None) -> Iterator[slice]:
+    """Divide a layer's weights into as many rows as may be unpacked at a time.
+
+    Args:
+        weight: As the base has them.
+        own: How they are quantized; None if they are not.
+    """
+    count, *others = weight.shape
+    # Packed rows have fewer words than numbers.
+    width = math.prod(others) if own is None else math.prod(others) * 32 // int(own["bits"])
+    step = max(1, MOST_AT_ONCE // max(1, width))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
 def requantized(
     trained: Trained,
     layer: str,
@@ -159,16 +174,11 @@ def requantized(
     Returns:
         Its parts, and what quantizing has changed; see `squares`. Nothing is counted of what was not trained.
     """
-    count, *others = base["weight"].shape
-    # Packed rows have fewer words than numbers.
-    width = math.prod(others) if own is None else math.prod(others) * 32 // int(own["bits"])
-    step = max(1, MOST_AT_ONCE // max(1, width))
     is_counted = trained.changes(f"{layer}.weight") or own is not None
     found: dict[str, list[mx.array]] = {}
     sums = [0.0, 0.0, 0.0]
-    for start in range(0, count, step):
-        rows = slice(start, min(start + step, count))
-        index = (rows, *(slice(None) for _ in others))
+    for rows in row_blocks(base["weight"], own):
+        index = (rows, *(slice(None) for _ in base["weight"].shape[1:]))
         parts = {part: value[rows] for part, value in base.items() if part in PARTS}
         weight = parts["weight"] if own is None else unpacked(parts, own)
         after = trained.after(f"{layer}.weight", weight, index).astype(mx.float32)

@@ -4,6 +4,7 @@
     python -m benchmarks.kill --modes lora,full --random 20 --seed 7 --write kill.json
     python -m benchmarks.kill --modes dpo,kto --sample 40
     python -m benchmarks.kill --devices 2 --random 20
+    python -m benchmarks.kill --drawn 40 --seed 7
 
 Each kind of run is made without being killed first, to learn which calls change its folders: every write, fsync,
 rename and unlink, by Python or by C++. It is then killed with SIGKILL before the first, the second and the last call of
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from .devices import RECIPES, kill_ranks
+from .drawn import kill_drawn
 from .modes import MODES
 from .runs import Expected, Kill, Slot, Verdict, build_shim, expect, try_kill
 
@@ -37,6 +39,8 @@ CHANGES = ("write ", "fsync ", "rename ", "unlink ")
 def main() -> int:
     """Run; 1 if a resumed run was not equal, or something could not be loaded."""
     options = _options()
+    if options.drawn:
+        return _kill_drawn(options)
     if options.devices > 1:
         return _kill_devices(options)
     names = options.modes.split(",") if options.modes else list(MODES)
@@ -62,6 +66,14 @@ def main() -> int:
         Path(options.write).write_text(text + "\n", encoding="utf-8")
     _say(text)
     return int(any(part["unequal"] or part["unloadable"] for part in outcome["modes"].values()))
+
+
+def _kill_drawn(options: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="vlora-kill-") as made:
+        root = Path(options.folder or made).resolve()
+        outcome = kill_drawn(root, options.drawn, options.seed, _say, max(2, options.devices))
+    _say(json.dumps(outcome))
+    return int(bool(outcome["wrong"]))
 
 
 def _kill_devices(options: argparse.Namespace) -> int:
@@ -180,6 +192,7 @@ def _options() -> argparse.Namespace:
         "--random", type=int, help=f"kills at random moments; {N_RANDOM}, of several devices {N_OF_DEVICES} by default"
     )
     parser.add_argument("--sample", type=int, help="so many of all the moments, drawn with the seed")
+    parser.add_argument("--drawn", type=int, help="kill runs of so many recipes drawn at random instead")
     parser.add_argument("--devices", type=int, default=1, help="kill one process of runs on so many devices instead")
     parser.add_argument("--every", action="store_true", help="kill before open, mkdir, link and truncate, too")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ PASSING = (
     "active_memory_gb",
     "cache_memory_gb",
 )
-"""Of a line: what is of the process, and not of the run. So are lines of what a process computes on, and where features
-came from."""
+"""Of a line: what is of the process, and not of the run. So are lines of what a process computes on, where features
+came from, and what each of several devices has done since the process began."""
 
 
 def describe(slot: Path) -> dict[str, Any]:
@@ -119,7 +120,8 @@ def _metrics(file: Path) -> list[dict[str, Any]]:
 def _lasting(line: Any) -> Any:
     if not isinstance(line, dict):
         return line
-    kept = {key: value for key, value in line.items() if key not in PASSING and not key.startswith("features_")}
+    passing = re.compile(rf"{'|'.join(PASSING)}|features_.*|device\d+/.*")
+    kept = {key: value for key, value in line.items() if not passing.fullmatch(key)}
     return {key: _lasting(value) for key, value in kept.items()}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.kill.__main__ import plan_kills
 from benchmarks.kill.devices import RECIPES, kill_ranks
+from benchmarks.kill.drawn import draw_recipe, kill_drawn
 from benchmarks.kill.modes import MODES
 from benchmarks.kill.outcome import differences, list_unloadable
 from benchmarks.kill.runs import Expected, Kill, Slot, build_shim, expect, try_kill
@@ -110,3 +111,30 @@ def test_devices_find_the_features_of_all_when_they_go_on(tmp_path: Path) -> Non
 
     assert (found["fine"], found["runs"]) == (3, 3)
     assert found["killed"] >= 1
+
+
+def test_drawn_recipes() -> None:
+    """The same seed draws the same recipe; every ability is drawn now and then, and none contradicts another."""
+    drawn = [draw_recipe(seed) for seed in range(60)]
+    recipes = [parse_recipe(one.text) for one in drawn]
+
+    assert drawn[7] == draw_recipe(7)
+    assert {recipe.train.objective for recipe in recipes} == {"sft", "dpo", "kto", "orpo", "cpo"}
+    assert {recipe.train.batching for recipe in recipes} == {"shuffled", "grouped", "packed"}
+    assert {one.n_devices for one in drawn} == {1, 2}
+    abilities = [
+        (recipe.data.streaming, bool(recipe.data.sources), recipe.model.full_finetune, recipe.features.cache)
+        for recipe in recipes
+    ]
+    assert all(set(found) == {True, False} for found in zip(*abilities, strict=True))
+    assert {recipe.model.quantize_bits for recipe in recipes} == {None, 4}
+
+
+@pytest.mark.slow
+def test_a_drawn_run_is_killed_and_goes_on(tmp_path: Path) -> None:
+    """What it leaves is that of the run that nobody kills; folders of which all is well are removed."""
+    found = kill_drawn(tmp_path, 1, seed=2, say=lambda _: None, most_devices=1)
+
+    assert (found["equal"], found["wrong"]) == (1, [])
+    assert found["killed"] >= 1
+    assert not list(tmp_path.iterdir())

@@ -106,8 +106,10 @@ def test_features_of_others_are_taken_once_behind_the_first_epoch() -> None:
     run.features = cast("Any", SimpleNamespace(is_divided=True, **steps))
 
     assert [run.shares_features(step) for step in range(5)] == [False, False, False, True, True]
+    run.exchange_features()
+    assert run.shares_features(6)
     run.share_features()
-    assert done == ["flush", "wait", "take"]
+    assert done == ["flush", "wait", "take"] * 2
     assert not run.shares_features(6)
     other = make_run()
     other.source, other.features = run.source, cast("Any", SimpleNamespace(is_divided=False))

@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,11 +19,12 @@ from vlora import Batch, Recipe, collate, load_data, parse_recipe
 from vlora.cli.main import main
 from vlora.data.collate import make_stand_in
 from vlora.errors import PreferenceError
-from vlora.events import Warned
+from vlora.events import Event, Warned
 from vlora.features.kept_numbers import KeptNumbers
 from vlora.output.checkpoint import read_arrays
 from vlora.run import start
-from vlora.run.kept_reference import _Kept, _name, _unknown
+from vlora.run.context import RunContext
+from vlora.run.kept_reference import _Kept, _name, _unknown, keep_reference
 from vlora.train.objectives.preference import REFERENCE
 from vlora.train.reference import Reference, make_reference, make_reference_step
 from vlora.train.state import bound_params
@@ -93,6 +94,22 @@ def test_devices_keep_the_same_numbers(checkpoint: CheckpointFactory, pairs: Pat
     for kept in found:
         examples = [example for row in range(3) for example in kept.completed(data.encode)(data.train[row])]
         assert [example.columns[REFERENCE] for example in examples] == [0, 1, 10, 11, 12, 13]
+
+
+def test_features_are_shared_behind_the_first_epoch_all_the_same(
+    checkpoint: CheckpointFactory, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers that are found may be of a run that kept no features, or of features that are gone."""
+    seen: list[bool] = []
+
+    def watched(context: RunContext) -> Generator[Event, None, None]:
+        yield from keep_reference(context)
+        seen.append(context.has_all_features)
+
+    monkeypatch.setattr(start, "keep_reference", watched)
+    run(make_recipe(checkpoint("qwen3_vl"), pairs, tmp_path / "out", preference__precompute=True, train__iters=1))
+
+    assert seen == [False]
 
 
 def test_numbers_of_another_model_are_found_out(checkpoint: CheckpointFactory, pairs: Path, tmp_path: Path) -> None:

@@ -184,10 +184,14 @@ class RunContext:
         return not self.has_all_features and self.features.is_divided and self.source.n_epochs(step) > 0
 
     def share_features(self) -> None:
-        """Let every device take the features that the others have computed."""
+        """Let every device take the features that the others have computed, for the last time."""
+        self.exchange_features()
+        self.has_all_features = True
+
+    def exchange_features(self) -> None:
+        """Let every device take the features that the others have computed until now, which need not be all."""
         self.flush_features()
         self.features.take_others()
-        self.has_all_features = True
 
     def flush_features(self) -> None:
         """Write the features that this device has computed to disk, and wait until each has done so.

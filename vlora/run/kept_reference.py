@@ -56,9 +56,9 @@ def keep_reference(run: RunContext) -> Generator[Event, None, None]:
     finally:
         # What was skipped is told when it is met in the run.
         run.loader.skipped.clear()
-    # First: a run that finds the numbers does not read the rows again, and finds the features that they came from. All
-    # rows were read, so that devices may take those of others from now on.
-    run.share_features()
+    # First: a run that finds the numbers computes none again, and finds the features that they came from. Those may be
+    # gone, or the numbers be of a run that kept none: they are shared behind the first epoch once more.
+    run.exchange_features()
     kept.learn(run.ranks.gather(kept.tell()))
     kept.numbers.save()
     run.loader.encode, run.loader.join = kept.completed(encode), join

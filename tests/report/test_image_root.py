@@ -45,7 +45,9 @@ def find(path: Path | str) -> str | None:
 )
 def test_images_below_or_beside(file: str, images: str, named: str, found: str, tmp_path: Path) -> None:
     """As LLaVA's and COCO's files have them."""
-    assert Path(find(write(tmp_path, file, images, named)) or "") == tmp_path / found
+    # The folder above is looked through as well: that of all tests has images of others.
+    folder = tmp_path / "own" / "data"
+    assert Path(find(write(folder, file, images, named)) or "") == folder / found
 
 
 def test_nothing_is_found(tmp_path: Path) -> None:

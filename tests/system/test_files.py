@@ -288,7 +288,7 @@ def test_a_file_that_is_meant_is_found(tmp_path: Path, name: str, there: str, ho
     assert refusal(str(tmp_path / name)).endswith(f"{Path(there).name}, written {how}")
 
 
-@pytest.mark.parametrize("name", ["b.png", "/", "nowhere/a.png", "a.b.c", "\\"])
+@pytest.mark.parametrize("name", ["b.png", "/", "nowhere/a.png", "a.b.c", "\\", " .", ". "])
 def test_other_files_are_not_offered(tmp_path: Path, name: str) -> None:
     """A file that is not there under a name like it stays a file that is not there."""
     (tmp_path / "a.png").write_bytes(bytes_of("PNG"))

@@ -67,7 +67,7 @@ def find_alike(path: Path) -> tuple[Path, str] | None:
     text = str(path)
     ways = {
         "with slashes between folders": [text.replace("\\", "/")],
-        "without spaces around it": [str(path.with_name(path.name.strip() or path.name))],
+        "without spaces around it": [str(path.parent / (path.name.strip() or path.name))],
         "in another Unicode form": [unicodedata.normalize(form, text) for form in ("NFC", "NFD")],
         "in another case": [str(path.with_name(name)) for name in _other_cases(path)],
         "with an ending": [text + ending for ending in _ENDINGS if not path.suffix],

@@ -2,8 +2,10 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +13,12 @@ import pytest
 from tests.runs import losses, make_recipe, run
 from vlora import events as kinds
 from vlora import fit
-from vlora.errors import RecipeError
+from vlora.errors import AnswerError, RecipeError
 from vlora.evaluation.prediction import Prediction, read_predictions
 from vlora.events import Event, Finished, Generated, Reported, Scored, StepReport, Warned
 from vlora.output.paths import PREDICTIONS_NAME
 from vlora.recipe.schema import Recipe
-from vlora.run import start
+from vlora.run import answers, start
 from vlora.run.evaluation import Chosen, evaluate_answers
 
 CheckpointFactory = Callable[[str], Path]
@@ -206,3 +208,39 @@ def test_without_rows_to_answer_there_is_no_file(answering: Callable[..., Recipe
 
     assert not (tmp_path / "out" / PREDICTIONS_NAME).exists()
     assert not list(itertools.chain((tmp_path / "out").glob("predictions*")))
+
+
+@pytest.mark.parametrize("told", [None, "the model cannot answer: theirs"])
+def test_all_ranks_learn_that_one_cannot_answer(
+    told: str | None, answering: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank with nothing to ask would wait for what another one, which has failed, never told."""
+    gathered: list[Any] = []
+
+    def predict(*_: Any, **__: Any) -> Generator[Prediction, None, None]:
+        if told is None:
+            msg = "the model cannot answer: ours"
+            raise AnswerError(msg)
+        yield from ()
+
+    def gather(value: Any) -> list[Any]:
+        gathered.append(value)
+        return [json.loads(json.dumps(value)), [told, [], 0, 0, False]]
+
+    monkeypatch.setattr(answers, "predict", predict)
+    rank: Any = SimpleNamespace(
+        recipe=answering("out"),
+        data=SimpleNamespace(valid=range(3), encoder=None),
+        ranks=SimpleNamespace(rank=0, size=2, gather=gather),
+        loader=SimpleNamespace(workers=None),
+        backbone=None,
+        bound=nullcontext,
+        drain_events=lambda: (),
+        loop=SimpleNamespace(state=SimpleNamespace(step=0)),
+        left_off=(),
+    )
+    (_, warned) = answers.answer(rank, "before", lambda: False)
+
+    assert len(gathered) == 1
+    assert isinstance(warned, Warned)
+    assert (told or "the model cannot answer: ours") in warned.message

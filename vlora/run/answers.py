@@ -140,6 +140,23 @@ def _ask(run: RunContext, found: Round, should_stop: Callable[[], bool]) -> Gene
         should_stop=should_stop,
         workers=run.loader.workers,
     )
+    problem: str | None = None
+    try:
+        yield from _take(run, found, answers, should_stop)
+    except AnswerError as error:
+        if run.ranks.size == 1:
+            raise
+        # The other ranks, which may have had nothing to ask, wait for what this one tells.
+        problem = str(error)
+    if run.ranks.size > 1:
+        return _join(run, found, is_left=should_stop(), problem=problem)
+    return should_stop()
+
+
+def _take(
+    run: RunContext, found: Round, answers: Generator[Prediction, None, None], should_stop: Callable[[], bool]
+) -> Iterator[Event]:
+    """Take in this rank's answers."""
     with run.bound(), closing(answers) as predictions:
         while True:
             with naming_shortage(f"answering rows {found.when} training", remedy=FEWER_ANSWERS):
@@ -148,15 +165,19 @@ def _ask(run: RunContext, found: Round, should_stop: Callable[[], bool]) -> Gene
             if should_stop() or prediction is None:
                 break
             yield from found.add(prediction)
-    if run.ranks.size > 1:
-        return _join(run, found, is_left=should_stop())
-    return should_stop()
 
 
-def _join(run: RunContext, found: Round, *, is_left: bool) -> bool:
-    """Take in the answers of all ranks; whether any was left off."""
+def _join(run: RunContext, found: Round, *, is_left: bool, problem: str | None) -> bool:
+    """Take in the answers of all ranks; whether any was left off.
+
+    Raises:
+        AnswerError: The model cannot answer on one of the ranks.
+    """
     own = [dump_prediction(prediction) for prediction in found.predictions]
-    told = run.ranks.gather((own, found.total, found.n_unwanted, is_left))
+    gathered = run.ranks.gather((problem, own, found.total, found.n_unwanted, is_left))
+    if (failed := next(filter(None, (problem for problem, *_ in gathered)), None)) is not None:
+        raise AnswerError(failed)
+    told = [rest for _, *rest in gathered]
     shares = [[parse_prediction(line, "another rank")[0] for line in lines] for lines, *_ in told]
     found.predictions = [each for row in itertools.zip_longest(*shares) for each in row if each is not None]
     found.total = sum(total for _, total, *_ in told)

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -83,17 +82,6 @@ def test_nothing_to_score() -> None:
     found = score(metrics, make_predictions(("a", "a")))
     assert list(found.summary) == ["exact_match"]
     assert found.idle == ("none",)
-
-
-def test_many_rows_take_little_time() -> None:
-    """10,000 rows, their intervals included, take a few seconds of computing even on a slow machine."""
-    predictions = make_predictions(*[("a", "ab"[n % 2]) for n in range(10_000)])
-    began = time.process_time()
-
-    scores = score(find_metrics(["exact_match"]), predictions)
-
-    assert scores.summary["exact_match"].mean == 0.5
-    assert time.process_time() - began < 20
 
 
 def test_a_missing_package_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:

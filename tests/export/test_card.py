@@ -71,7 +71,9 @@ def test_metadata() -> None:
 
 def test_a_card_says_of_other_programs_what_they_take() -> None:
     """The rank that vLLM is told; of what it does not take, and PEFT not either, that there is a fused model."""
-    assert "--max-lora-rank 64 --lora-modules cats=" in write_card(attrs.evolve(CARD, vllm_rank=64))
+    served = write_card(attrs.evolve(CARD, vllm_rank=64))
+    assert "--max-lora-rank 64 --lora-modules cats=" in served
+    assert "a larger rank where" in served
     plain = write_card(CARD)
     assert "vllm serve" not in plain
     assert "With vLLM, which takes no such adapter, as one model" in plain

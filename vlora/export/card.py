@@ -50,7 +50,7 @@ class Described:
         versions: Names of packages to versions.
         has_curves: Whether there is a picture of the losses.
         has_peft_form: Whether PEFT has a form for an adapter: it has none for added tokens.
-        vllm_rank: What vLLM's --max-lora-rank has to be for an adapter; None if it takes no such adapter.
+        vllm_rank: What vLLM's --max-lora-rank has to be at least for an adapter; None if it takes no such adapter.
     """
 
     repo: str
@@ -224,8 +224,9 @@ def _use_in_vllm(card: Described, base: str) -> list[str]:
     if card.vllm_rank is None:
         return ["With vLLM, which takes no such adapter, as one model (below)."]
     name = card.repo.rpartition("/")[2]
+    options = "all options of the second, and a larger rank where layers are parts of one in transformers"
     return [
-        "With vLLM, after it was written within what that takes; the first command prints all options of the second:",
+        f"With vLLM, after it was written within what that takes; the first command prints {options}:",
         _code(
             "sh",
             "python -m vlora export adapter --to vllm --out vllm-adapter",

@@ -105,7 +105,9 @@ def vllm_usage(adapter: PeftAdapter, folder: Path) -> list[str]:
 
 
 def find_vllm_rank(config: Mapping[str, Any]) -> int | None:
-    """Find what `--max-lora-rank` has to be for an adapter of vlora's.
+    """Find what `--max-lora-rank` has to be at least for an adapter of vlora's.
+
+    Layers that are parts of one in transformers are exported with their ranks added up, which `vllm_usage` counts.
 
     Args:
         config: Its adapter_config.json.

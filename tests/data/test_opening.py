@@ -241,3 +241,15 @@ def test_empty_data_set(tmp_path: Path) -> None:
 def test_empty_folder(tmp_path: Path) -> None:
     """A folder without data is reported."""
     assert problem_of(tmp_path).startswith("data.path: ")
+
+
+def test_configurations_of_what_has_none_are_refused(tmp_path: Path) -> None:
+    """A file has none, nor have several, a saved table and images with their metadata; a folder of files may."""
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 2)
+    datasets.Dataset.from_list([{"question": "a", "answer": "b"}]).save_to_disk(str(tmp_path / "saved"))
+    for path in ("rows.jsonl", "*.jsonl", "saved"):
+        with pytest.raises(RecipeError, match=r"^data\.config: found 'en' together with .* leave it out"):
+            read_rows(DataSection(path=str(tmp_path / path), config="en"))
+        assert len(read_rows(DataSection(path=str(tmp_path / path)))[0]) > 0
+    with pytest.raises(RecipeError, match="'en' not found"):
+        read_rows(DataSection(path=str(tmp_path), config="en"))

@@ -84,43 +84,38 @@ def test_experts_of_a_converted_base_need_the_published_one(tmp_path: Path) -> N
         to_peft(open_saved(str(own)))
 
 
+def write_untrained(name: str, folder: Path, *targets: str) -> Path:
+    """Write a family's base in mlx-vlm's names and an adapter of some of its layers beside it; give its folder."""
+    backbone = write_base(name, folder / "base")
+    config = models.add_lora(backbone, LoraSection(rank=2, targets=targets), seed=0, quantized={})
+    assert backbone.base is not None
+    config |= {KEY: backbone.base.dump(), "base_model": str(folder / "base")}
+    params = init_state(backbone, make_optimizer(OptimSection())).params
+    save_adapter(folder / "own" / "adapters.safetensors", params, config)
+    return folder / "own"
+
+
 def test_layers_of_a_converted_base_whose_names_are_guesses_need_the_published_one(tmp_path: Path) -> None:
     """Step 3.7's tower has one projection in mlx-vlm and three in transformers, whose rows lie in another order."""
-    backbone = write_base("step3p7", tmp_path / "base")
-    config = models.add_lora(backbone, LoraSection(rank=2, targets=("vision",)), seed=0, quantized={})
-    assert backbone.base is not None
-    config |= {KEY: backbone.base.dump(), "base_model": str(tmp_path / "base")}
-    params = init_state(backbone, make_optimizer(OptimSection())).params
-    save_adapter(tmp_path / "own" / "adapters.safetensors", params, config)
+    own = write_untrained("step3p7", tmp_path, "vision")
     with FAMILIES["step3p7"].while_building():
-        saved = open_saved(str(tmp_path / "own"))
+        saved = open_saved(str(own))
     with pytest.raises(ModelError, match=r"in_proj, whose published name is not found .* with --base"):
         to_peft(saved)
 
 
 def test_layers_that_transformers_has_not_are_refused(tmp_path: Path) -> None:
     """Granite 4 Vision has dense layers there, and those of a hybrid Granite would be named as nothing is."""
-    backbone = write_base("granite4_vision", tmp_path / "base")
-    config = models.add_lora(backbone, LoraSection(rank=2, targets=("mlp",)), seed=0, quantized={})
-    assert backbone.base is not None
-    config |= {KEY: backbone.base.dump(), "base_model": str(tmp_path / "base")}
-    params = init_state(backbone, make_optimizer(OptimSection())).params
-    save_adapter(tmp_path / "own" / "adapters.safetensors", params, config)
+    own = write_untrained("granite4_vision", tmp_path, "mlp")
     with pytest.raises(ModelError, match=r"shared_mlp\.\w+_linear, and transformers' model .* has no such layer"):
-        to_peft(open_saved(str(tmp_path / "own")))
+        to_peft(open_saved(str(own)))
 
 
 def test_layers_that_nothing_reads_are_left_out(tmp_path: Path) -> None:
     """Gemma 3n's last layers share keys and values, and have no projections of their own in transformers."""
-    backbone = write_base("gemma3n", tmp_path / "base")
-    config = models.add_lora(backbone, LoraSection(rank=2, targets=("k_proj", "v_proj")), seed=0, quantized={})
-    assert backbone.base is not None
-    config |= {KEY: backbone.base.dump(), "base_model": str(tmp_path / "base")}
-    save_adapter(
-        tmp_path / "own" / "adapters.safetensors", init_state(backbone, make_optimizer(OptimSection())).params, config
-    )
+    own = write_untrained("gemma3n", tmp_path, "k_proj", "v_proj")
     with FAMILIES["gemma3n"].while_building():
-        saved = open_saved(str(tmp_path / "own"))
+        saved = open_saved(str(own))
     assert len(saved.layers) == 2 * 6
     assert len(_without_unread(saved).layers) == 2 * 4
 

@@ -75,7 +75,7 @@ def find_commit(data: DataSection) -> str | None:
     """Find the commit that a version of a hub data set is; None of what is no such data set, and where none is known.
 
     Raises:
-        RecipeError: A version is named of what has none.
+        RecipeError: A version or a configuration is named of what has none.
     """
     path = data.path or ""
     with naming("data.path", path, data.split):
@@ -84,6 +84,12 @@ def find_commit(data: DataSection) -> str | None:
         what = "the built-in rows" if path == BUILTIN_DIGITS else f"{path!r}, which lies here"
         msg = f"found {data.revision!r} together with {what}: only a hub id has versions; leave it out"
         raise RecipeError(msg, key="data.revision")
+    if data.config is not None and is_local and path != BUILTIN_DIGITS:
+        from .readers.sources import has_configurations
+
+        if is_pattern(path) or not has_configurations(expand(path)):
+            msg = f"found {data.config!r} together with {path!r}, whose files have no configurations; leave it out"
+            raise RecipeError(msg, key="data.config")
     if is_local:
         return None
     from .readers.hub import find_commit

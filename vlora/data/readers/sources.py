@@ -67,6 +67,12 @@ def has_one_split(path: Path) -> bool:
     return (path.is_file() and not has_splits(path)) or (path / "state.json").is_file()
 
 
+def has_configurations(path: Path) -> bool:
+    """Whether a local path is a data set that may have several, as those of the hub: a folder, no saved table."""
+    is_saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    return path.is_dir() and not is_saved and not _is_image_folder(path)
+
+
 def open_source(path: str, split: str, config: str | None, revision: str | None = None) -> tuple[Table, Path | None]:
     """Read the rows of a split.
 

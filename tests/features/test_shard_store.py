@@ -16,7 +16,7 @@ from tests.features.shards import entry, is_equal, opened
 from vlora.features import shard_store
 from vlora.features.shard_folder import ShardFolder
 from vlora.features.shard_format import read_header
-from vlora.features.shard_store import MOST_WAITING
+from vlora.features.shard_store import FLUSH_WRITERS, MOST_WAITING
 from vlora.models import ShardStore
 
 
@@ -154,6 +154,52 @@ def test_steps_do_not_wait_for_a_slow_disk(tmp_path: Path, monkeypatch: pytest.M
     assert len(written) > 5
     later = opened(tmp_path)
     assert all(is_equal(later.read(str(number)), entry(number)) for number in range(40))
+
+
+def test_several_shards_are_written_at_a_time_where_all_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for one another here, and fail if they are written one by one."""
+    subject, n_shards = opened(tmp_path, shard_bytes=1), 2 * FLUSH_WRITERS
+    together, found = threading.Barrier(FLUSH_WRITERS), []
+    write = ShardFolder.write
+
+    def meet(folder: ShardFolder, entries: Any) -> str | None:
+        try:
+            together.wait(20)
+        except threading.BrokenBarrierError:
+            return "written alone"
+        found.append(all(str(number) in subject for number in range(n_shards)))
+        return write(folder, entries)
+
+    monkeypatch.setattr(ShardFolder, "write", meet)
+    for number in range(n_shards):
+        subject.postpone({str(number): entry(number)})
+    subject.flush()
+
+    assert subject.drain_warnings() == []
+    assert found == [True] * n_shards
+    later = opened(tmp_path)
+    assert all(is_equal(later.read(str(number)), entry(number)) for number in range(n_shards))
+
+
+@pytest.mark.parametrize("n_shards", [1, 3, 6])
+def test_shards_that_are_written_together_keep_the_budget(tmp_path: Path, n_shards: int) -> None:
+    """Each counts as a whole from its beginning, and what has no room is told once."""
+    one = opened(tmp_path / "one", shard_bytes=1)
+    one.add("0", entry(0))
+    one.flush()
+    size = sum(file.stat().st_size for file in (tmp_path / "one").rglob("*.safetensors"))
+    budget = n_shards * size + size // 2
+    subject = ShardStore(tmp_path / "many", "tower", budget, shard_bytes=1)
+    for number in range(9):
+        subject.postpone({str(number): entry(number)})
+    subject.flush()
+
+    files = list((tmp_path / "many").rglob("*.safetensors"))
+    assert len(files) == n_shards
+    assert sum(file.stat().st_size for file in files) <= budget
+    assert len(subject.drain_warnings()) == 1
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(500, 20_000), st.booleans())

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 
@@ -78,7 +79,7 @@ class DeviceMark:
 
 @attrs.define(eq=False)
 class ShardFolder:
-    """Shards of one tower in a folder that several runs may use. Any thread may read; one at a time writes.
+    """Shards of one tower in a folder that several runs may use. Any thread may read and write.
 
     Room is made by deleting the shards that have not been used for the longest time, of all folders under the budget,
     but none that this run has used or that another run may be using.
@@ -171,24 +172,22 @@ class ShardFolder:
         Returns:
             Why it could not be written; None if it was.
         """
-        prefix = "" if self.device is None else self.device.prefix
+        prefix = self.device.prefix if self.device else ""
         unfinished = self.path / f".{prefix}{uuid.uuid4().hex[len(prefix) :]}{SUFFIX}"
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            header = lay_out(entries, self._seal)
-            blocks = [array.data for entry in entries.values() for array in entry]
-            if not self._make_room(len(header) + sum(block.nbytes for block in blocks)):
+            header = memoryview(lay_out(entries, self._seal))
+            blocks = [header, *(array.data for entry in entries.values() for array in entry)]
+            file = self._open_in_room(unfinished, sum(block.nbytes for block in blocks))
+            if file is None:
                 return (
                     f"{self.root}: no room for more features of images (features.disk_gb = "
                     f"{self.budget_bytes / 1e9:g}, {SPARE_BYTES / 1e9:g} GB of the disk left free); "
                     "further ones are kept in memory only"
                 )
-            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(header)
-                for block in blocks:
-                    file.write(block)
-            finished = unfinished.with_name(unfinished.name[1:])
-            unfinished.replace(finished)
+            with file:
+                file.writelines(blocks)
+            finished = unfinished.replace(unfinished.with_name(unfinished.name[1:]))
         except OSError as error:
             with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
@@ -268,6 +267,15 @@ class ShardFolder:
             self._used[file] = now
             with contextlib.suppress(OSError):
                 os.utime(file)
+
+    def _open_in_room(self, file: Path, size: int) -> BinaryIO | None:
+        """Make room for a shard and open a file that counts with all of its bytes from now on; None without room."""
+        with self._lock:
+            if not self._make_room(size):
+                return None
+            opened = os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+            opened.truncate(size)
+            return opened
 
     def _make_room(self, size: int) -> bool:
         """Delete what has not been used for long until the budget has room for `size` bytes; whether it has."""

@@ -26,12 +26,16 @@ SHARD_BYTES = 64 * 2**20
 MOST_WAITING = 4
 """Shards that wait, copied, behind the one that is being written; the thread that computes waits from then on."""
 
+FLUSH_WRITERS = 4
+"""Threads that write shards where nothing is computed until all is written. Most of a shard's time is its sum's."""
+
 
 @attrs.define(eq=False)
 class ShardStore:
     """Entries in a folder. Any thread may add and read entries of host arrays; the rest is one thread's.
 
-    Shards are written by a thread of their own, one at a time, while the run goes on.
+    Shards are written by a thread of their own, one at a time, while the run goes on: reading their bytes off a device
+    keeps the steps from it. `flush` writes several at a time.
 
     Attributes:
         root: As of `ShardFolder`.
@@ -53,8 +57,7 @@ class ShardStore:
     _waiting: dict[str, Entry] = attrs.field(factory=dict, init=False)
     _copies: list["_Copies"] = attrs.field(factory=list, init=False)
     _waiting_bytes: int = attrs.field(default=0, init=False)
-    _writing: dict[str, Entry] = attrs.field(factory=dict, init=False)
-    _writer: threading.Thread | None = attrs.field(default=None, init=False)
+    _writers: tuple["_Writer", ...] = attrs.field(default=(), init=False)
     _is_full: bool = attrs.field(default=False, init=False)
     _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False)
 
@@ -66,7 +69,7 @@ class ShardStore:
     def __contains__(self, key: str) -> bool:
         """Whether there is an entry."""
         # In the order in which an entry goes from one to the next.
-        return any(key in place for place in (self._postponed, self._waiting, self._writing, self.shards))
+        return self._held(key) is not None or key in self.shards
 
     @property
     def notes(self) -> list[str]:
@@ -105,7 +108,8 @@ class ShardStore:
 
     def _held(self, key: str) -> Entry | None:
         """Give an entry that is on its way to the disk."""
-        return self._postponed.get(key) or self._waiting.get(key) or self._writing.get(key)
+        held = self._postponed.get(key) or self._waiting.get(key)
+        return held or next((writer.entries[key] for writer in self._writers if key in writer.entries), None)
 
     def add(self, key: str, entry: Entry) -> bool:
         """Queue an entry to be written; return whether it is on disk or will be.
@@ -149,7 +153,7 @@ class ShardStore:
 
         It returns at once, unless more waits than may be copied.
         """
-        is_writing = self._writer is not None and self._writer.is_alive()
+        is_writing = any(writer.thread.is_alive() for writer in self._writers)
         if is_writing and self._waiting_bytes < MOST_WAITING * self.shard_bytes:
             return
         self._wait()
@@ -163,11 +167,11 @@ class ShardStore:
 
     def flush(self) -> None:
         """Write all that waits, less than a shard too, and return when it is written."""
-        self._wait()
         while self._postponed or self._waiting:
             self._copy_postponed()
+            self._wait(FLUSH_WRITERS - 1)
             self._begin_to_write()
-            self._wait()
+        self._wait()
 
     def _copy_postponed(self) -> None:
         """Queue the first of the postponed entries, as many as fill a shard, and those computed with them."""
@@ -191,18 +195,19 @@ class ShardStore:
 
     def _begin_to_write(self) -> None:
         with self._lock:
+            found, copies = self._waiting, self._copies
+            thread = threading.Thread(target=self._write, args=(found, copies), name="vlora features")
             # In this order: a thread that looks for an entry meanwhile finds it in one of the two.
-            self._writing = self._waiting
-            copies, self._copies = self._copies, []
-            self._waiting, self._waiting_bytes = {}, 0
-        if self._writing:
-            self._writer = threading.Thread(target=self._write, args=(self._writing, copies), name="vlora features")
-            self._writer.start()
+            self._writers += (_Writer(thread, found),) if found else ()
+            self._waiting, self._waiting_bytes, self._copies = {}, 0, []
+        if found:
+            thread.start()
 
-    def _wait(self) -> None:
-        if self._writer is not None:
-            self._writer.join()
-        self._writer, self._writing = None, {}
+    def _wait(self, n_writers: int = 0) -> None:
+        """Wait until at most this many threads write, for the one that began first of all."""
+        while len(self._writers) > n_writers:
+            self._writers[0].thread.join()
+            self._writers = self._writers[1:]
 
     def _write(self, found: Mapping[str, Entry], copies: "Sequence[_Copies]") -> None:
         self.shards.look()
@@ -218,15 +223,24 @@ class ShardStore:
         problem = self.shards.write(entries) if entries else None
         if problem is not None:
             with self._lock:
+                if not self._is_full:
+                    self.notes.append(problem)
                 self._is_full = True
                 self._postponed, self._copies = {}, []
                 self._groups.clear()
                 self._waiting, self._waiting_bytes = {}, 0
-            self.notes.append(problem)
 
 
 def _count_bytes(entry: Entry) -> int:
     return sum(value.nbytes for value in entry.values())
+
+
+@attrs.frozen(eq=False)
+class _Writer:
+    """A thread that writes a shard, and the entries that are read from here until it is waited for."""
+
+    thread: threading.Thread
+    entries: Mapping[str, Entry]
 
 
 @attrs.frozen(eq=False)

@@ -14,6 +14,7 @@ from tests.training import make_trainable
 from vlora import collate
 from vlora.models.backbone import fused
 from vlora.models.backbone.fused import FusedModules, find_fused_modules, is_swiglu, running_fused
+from vlora.models.forward import attention_masks, overrides
 from vlora.ops import cpu_exp
 from vlora.train.eval_step import make_eval_step
 
@@ -113,6 +114,17 @@ def test_quantized_layers_without_an_adapter_give_the_same(n_rows: int, part: st
     model.part = nn.Linear(WIDTH, 48)
     with running_fused(parts):
         assert type(layer) in {nn.QuantizedLinear, nn.QuantizedEmbedding}
+
+
+def test_attention_of_a_quantized_model_is_replaced_in_its_own_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of vlora's is: replaced layers of its classes led to its file, which was the first in some processes."""
+    monkeypatch.setattr(cpu_exp, "has_slow_exponentials", lambda: True)
+    model = type("Layer", (Holder,), {"__module__": llava_language.__name__})(nn.QuantizedLinear(WIDTH, 48))
+    own = llava_language.scaled_dot_product_attention
+    with running_fused(find_fused_modules(model)):
+        assert type(model.part) is not nn.QuantizedLinear
+        assert llava_language.scaled_dot_product_attention is not own
+        assert {file.scaled_dot_product_attention for file in (overrides, attention_masks, fused)} == {own}
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "llava"])

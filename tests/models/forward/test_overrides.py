@@ -6,9 +6,12 @@ from mlx import nn
 from mlx_vlm.models import base
 from mlx_vlm.models.qwen3_vl import language
 
+from vlora.models.forward import overrides
 from vlora.models.forward.overrides import (
+    ATTENTION,
     attending,
     chain,
+    model_files,
     override_attributes,
     override_call,
     replaced_functions,
@@ -84,3 +87,27 @@ def test_attention_is_replaced_in_the_files_of_the_layers() -> None:
         assert base.scaled_dot_product_attention is own
 
     assert language.scaled_dot_product_attention is own
+
+
+def test_attention_is_replaced_under_layers_that_are_replaced_themselves() -> None:
+    """The file is that of a layer's own class, and none of vlora's, where a set of both had no fixed order."""
+
+    def attend(*_: object, **__: object) -> mx.array:
+        return mx.array(0)
+
+    layer = type("Layer", (nn.Module,), {"__module__": language.__name__})()
+    own = language.scaled_dot_product_attention
+    with override_call(layer, lambda x: x), attending(layer, attend):
+        assert language.scaled_dot_product_attention is attend
+        assert vars(overrides)[ATTENTION] is own
+
+
+def test_files_come_in_the_order_of_the_layers() -> None:
+    """Each once, whatever has been put in the place of layers."""
+    model = nn.Sequential(
+        *(type("Layer", (nn.Module,), {"__module__": file})() for file in (language.__name__, "json"))
+    )
+    expected = [file.__name__ for file in model_files(model)]
+    with override_call(model.layers[0], lambda x: x):
+        assert [file.__name__ for file in model_files(model)] == expected
+    assert sorted(expected) == sorted([nn.Sequential.__module__, language.__name__, "json"])

@@ -4,7 +4,6 @@ A row carries `blocks` i32[1, T]: 0 for a token that sees what is before it, and
 all others with the same number: one per image (Gemma 3), or one for the whole prompt (prefix language models).
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from mlx_vlm.models.base import scaled_dot_product_attention
 
 from ...types import BoolArray
+from .overrides import model_files
 
 MASK_MAKER = "create_attention_mask"
 
@@ -137,7 +137,7 @@ def masks_within(module: nn.Module, segments: mx.array) -> Iterator[None]:
         return narrow
 
     with ExitStack() as stack:
-        for file in {sys.modules[type(child).__module__] for child in module.modules()}:
+        for file in model_files(module):
             if hasattr(file, MASK_MAKER):
                 original = getattr(file, MASK_MAKER)
                 stack.callback(setattr, file, MASK_MAKER, original)

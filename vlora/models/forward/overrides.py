@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
@@ -10,6 +11,8 @@ import mlx.nn as nn
 from mlx_vlm.models.base import scaled_dot_product_attention
 
 ATTENTION = scaled_dot_product_attention.__name__
+
+OWN_PACKAGE = __name__.partition(".")[0]
 
 Override = Callable[[nn.Module], AbstractContextManager[Any]]
 
@@ -42,11 +45,26 @@ def override_call(target: nn.Module, function: Callable[..., Any]) -> Iterator[N
         target.__class__ = cls
 
 
+def model_files(module: nn.Module) -> list[ModuleType]:
+    """List the files that define a model's layers, in the order of the layers; each file once.
+
+    A class that vlora has put in the place of a layer's own, as `override_call` does, stands for the class under it.
+    Its own file is one of vlora's, and functions that are replaced there change what vlora itself calls.
+    """
+    names = dict.fromkeys(_model_file(type(child)) for child in module.modules())
+    return [sys.modules[name] for name in names]
+
+
+def _model_file(cls: type) -> str:
+    """Name the file of a class, or of the first class under it that is not vlora's."""
+    return next(base.__module__ for base in cls.__mro__ if base.__module__.partition(".")[0] != OWN_PACKAGE)
+
+
 @contextmanager
 def attending(module: nn.Module, attend: Callable[..., mx.array]) -> Iterator[None]:
     """Replace the attention of a model's layers in each of their files, which import mlx-vlm's attention."""
     with ExitStack() as stack:
-        for file in {sys.modules[type(child).__module__] for child in module.modules()}:
+        for file in model_files(module):
             if getattr(file, ATTENTION, None) is scaled_dot_product_attention:
                 stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
                 setattr(file, ATTENTION, attend)

@@ -15,6 +15,8 @@ os.environ["VLORA_KERNELS"] = os.path.join(tempfile.gettempdir(), f"vlora-tests-
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # On CUDA: products in full float32, or no number could be compared.
 os.environ["MLX_ENABLE_TF32"] = "0"
+# Threads of OpenBLAS sleep between products. They spin otherwise, and take a third of what two processes of tests have.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 

@@ -54,6 +54,31 @@ def test_words_of_others(key: str, value: str, hint: str) -> None:
     assert hint in problem
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        (
+            '[preference]\nloss_type = "ipo"',
+            f"train.objective is meant, which has no 'ipo': {explain_value('train.objective', 'ipo')}",
+        ),
+        ('[preference]\nloss_type = "kto"', "did you mean train.objective?"),
+        ('[preference]\nloss_type = ["sigmoid", "sft"]', "did you mean preference.loss?"),
+        ('[train]\nobjectiv = "DPO"', 'did you mean train.objective = "dpo"?'),
+        ('[train]\noptim = "adamw_torch"', 'did you mean optim.name = "adamw"?'),
+        ('[preference]\nobjective = "DPO"', 'did you mean train.objective = "dpo"?'),
+        (
+            '[lora]\npeft_type = "qlora"',
+            "lora.method is meant, which has no 'qlora': write lora.method = \"lora\" and model.quantize_bits = 4",
+        ),
+    ],
+)
+def test_names_and_words_of_others_together(line: str, hint: str) -> None:
+    """One sentence says the key and what is written for a value that the key does not have."""
+    (problem,) = problems_of(f"{MINIMAL}\n{line}")
+
+    assert problem.partition(": unknown key; ")[2] == hint
+
+
 @pytest.mark.parametrize(("key", "words"), [(key, words) for key, table in OF_KEYS.items() for words in table])
 def test_hints_can_be_copied(key: str, words: str) -> None:
     """Keys and values of a hint make a recipe; words have one meaning, and are no values themselves."""

@@ -8,7 +8,7 @@ import pytest
 from tests.recipe.reading import MINIMAL, problems_of
 from vlora.recipe.parse import all_keys
 from vlora.recipe.schema import Recipe
-from vlora.recipe.synonyms import NAMES, SECTIONS, VALUES, WORDS, explain_name, explain_section, find_value
+from vlora.recipe.synonyms import NAMES, SECTIONS, VALUES, WORDS, explain_name, explain_section, find_key, find_value
 
 COMING = {
     *("model.revision", "train.early_stopping_patience", "train.early_stopping_min_delta", "output.keep_best"),
@@ -110,8 +110,9 @@ def test_the_tables_hold() -> None:
 
 def test_what_is_not_there_is_no_answer() -> None:
     """A key that a version does not have, a name that means nothing, a value of another key."""
-    assert explain_name("lr", ["train.iters"]) is None
-    assert explain_name("zzz", all_keys()) is None
+    assert find_key("lr", ["train.iters"]) is None
+    assert find_key("zzz", all_keys()) is None
+    assert explain_name("zzz") is None
     assert explain_section("zzz") is None
     assert find_value("adamw_torch", ("constant", "cosine")) is None
     assert [find_value("none", choices) for choices in (("linear", "constant"), ("packed", "shuffled"))] == [

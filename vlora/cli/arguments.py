@@ -83,7 +83,7 @@ def _find_key(name: str) -> str | None:
     key = own[0] if len(own) == 1 else find_key(name, keys)
     if key is not None:
         return f"did you mean {flags.get(key, f'--set {key}=VALUE')}?"
-    return explain_name(name, keys)
+    return explain_name(name)
 
 
 class _HelpAll(argparse.Action):

@@ -17,7 +17,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from ..system.pickling import reduce_error
 from .meanings import explain_value
-from .synonyms import explain_name, explain_section, find_value
+from .synonyms import explain_name, explain_section, find_key, find_value
 
 
 class Names(dict[str, str]):
@@ -121,13 +121,28 @@ def make_converter(sections: Iterable[type], *, is_open: bool = False) -> Conver
     return converter
 
 
-def explain(error: BaseException, sections: list[str], keys: list[str], where: str = "") -> Iterator[str]:
+@attrs.frozen
+class Known:
+    """What a recipe may have.
+
+    Attributes:
+        sections: Names of all sections.
+        keys: All keys, dotted.
+        choices: Of each key that has one of a few words, those.
+    """
+
+    sections: list[str] = attrs.field(factory=list)
+    keys: list[str] = attrs.field(factory=list)
+    choices: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+
+
+def explain(error: BaseException, known: Known, raw: Any, where: str = "") -> Iterator[str]:
     """Say everything that is wrong, a line for each: key, value found, what is expected.
 
     Args:
         error: What the converter raised.
-        sections: Names of all sections.
-        keys: All keys, dotted.
+        known: What a recipe may have.
+        raw: What was structured.
         where: The dotted key that the error is of; empty for the whole.
     """
     if isinstance(error, (ClassValidationError, IterableValidationError)):
@@ -137,17 +152,18 @@ def explain(error: BaseException, sections: list[str], keys: list[str], where: s
             key = where if name is None else f"{where}.{name}".lstrip(".")
             if isinstance(note, IterableValidationNote):
                 key = f"{where}[{note.index}]"
-            yield from explain(inner, sections, keys, key)
+            within = raw[note.index] if name is None else raw.get(name)
+            yield from explain(inner, known, within, key)
         for inner in rest:
-            yield from explain(inner, sections, keys, where)
+            yield from explain(inner, known, raw, where)
     elif isinstance(error, ForbiddenExtraKeysError):
         for extra in sorted(error.extra_fields):
             key = f"{where}.{extra}".lstrip(".")
             if where:
-                yield f"{key}: unknown key; {_nearest_of_part(key, keys)}"
+                yield f"{key}: unknown key; {_nearest_of_part(key, known, raw[extra])}"
             else:
-                hint = explain_section(extra) or explain_name(extra, keys) or nearest(key, sections)
-                yield f"{key}: unknown section; {hint}"
+                hint = explain_section(extra) or _explain_named(extra, known, raw[extra])
+                yield f"{key}: unknown section; {hint or _nearest_section(key, known.sections)}"
     elif isinstance(error, KeyError):
         key = f"{where}.{error.args[0]}".lstrip(".") if not where.endswith(str(error.args[0])) else where
         yield f"{key}: missing; it has no default"
@@ -155,30 +171,52 @@ def explain(error: BaseException, sections: list[str], keys: list[str], where: s
         yield f"{where}: {error}{error.hint(where) if isinstance(error, ChoiceError) else ''}"
 
 
-def _nearest_of_part(key: str, known: list[str]) -> str:
+def _nearest_of_part(key: str, known: Known, value: Any) -> str:
     """As `nearest`, also for a key of a section that stands in a list."""
     place, name = key.rsplit(".", 1)
     listed = _LISTED.fullmatch(place)
     if listed is None:
-        return nearest(key, known)
-    own = [other for other in known if other.startswith(f"{listed[1]}.")]
+        return nearest(key, known, value)
+    own = [other for other in known.keys if other.startswith(f"{listed[1]}.")]
     close = difflib.get_close_matches(name, [other.rpartition(".")[2] for other in own], n=1)
     return f"did you mean {place}.{close[0]}?" if close else f"known keys: {', '.join(own)}"
 
 
-def nearest(key: str, known: list[str]) -> str:
-    """Point to the key that may have been meant, or say what else is written; or name those that there are."""
+def nearest(key: str, known: Known, value: Any) -> str:
+    """Point to the key that may have been meant, with its value, or say what else is written; or name what there is."""
     name = key.rpartition(".")[2]
-    namesakes = [other for other in known if other.rpartition(".")[2] == name]
-    if not namesakes and (hint := explain_name(name, known)) is not None:
+    namesakes = [other for other in known.keys if other.rpartition(".")[2] == name]
+    if not namesakes and (hint := _explain_named(name, known, value)) is not None:
         return hint
-    close = namesakes if len(namesakes) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    close = namesakes if len(namesakes) == 1 else difflib.get_close_matches(key, known.keys, n=1, cutoff=0.5)
     if close:
-        return f"did you mean {close[0]}?"
+        return _ask(close[0], known, value)
     section, dot, _ = key.rpartition(".")
-    if siblings := [other for other in known if dot and other.startswith(section + dot)]:
+    if siblings := [other for other in known.keys if dot and other.startswith(section + dot)]:
         return f"known keys: {', '.join(siblings)}"
-    return f"known sections: {', '.join(dict.fromkeys(other.partition('.')[0] for other in known))}"
+    return _nearest_section("", list(dict.fromkeys(other.partition(".")[0] for other in known.keys)))
+
+
+def _nearest_section(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known sections: {', '.join(known)}"
+
+
+def _explain_named(name: str, known: Known, value: Any) -> str | None:
+    """Say what is written for a name that other trainers have; None where that is not known."""
+    found = find_key(name, known.keys, is_list=isinstance(value, list))
+    return explain_name(name) if found is None else _ask(found, known, value)
+
+
+def _ask(key: str, known: Known, value: Any) -> str:
+    """Ask whether a key was meant; where it has no such value, say at once what is written for that."""
+    choices = known.choices.get(key, ())
+    if isinstance(value, str) and choices and value not in choices:
+        if (told := explain_value(key, value)) is not None:
+            return f"{key} is meant, which has no {show(value)}: {told}"
+        if (meant := find_value(value, choices)) is not None:
+            return f'did you mean {key} = "{meant}"?'
+    return f"did you mean {key}?"
 
 
 def _strict(kind: Any) -> Callable[[Any, Any], Any]:

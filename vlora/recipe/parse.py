@@ -6,7 +6,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import attrs
 import tomli_w
@@ -14,7 +14,7 @@ from cattrs import ClassValidationError
 
 from ..arguments import expect_type
 from ..errors import RecipeError
-from .converter import Names, explain, make_converter, nearest, plain
+from .converter import Known, Names, explain, make_converter, nearest, plain
 from .extending import ALTERNATIVES, EXTENDS, LENGTHS, ReadBase, read_extended
 from .rules import find_contradictions
 from .schema import DataSection, Recipe
@@ -62,7 +62,7 @@ def parse_recipe(
                 f"{key}: found a dict; give each key of the section by itself, such as {_dotted(key, value)!r}"
             )
         elif section not in _SECTIONS or not name:
-            problems.append(f"{key}: unknown key; {nearest(key, all_keys())}")
+            problems.append(f"{key}: unknown key; {nearest(key, _known(), value)}")
         elif isinstance(raw.setdefault(section, {}), dict):
             raw[section][name] = value
     try:
@@ -87,7 +87,7 @@ def structure_recipe(raw: Mapping[str, Any]) -> Recipe:
     try:
         recipe: Recipe = _CONVERTER.structure(raw, Recipe)
     except ClassValidationError as error:
-        problems += explain(error, [*_SECTIONS, EXTENDS], [*all_keys(), *_keys_of_sources()])
+        problems += explain(error, _known(), raw)
         recipe = None  # type: ignore[assignment]
     else:
         problems += find_contradictions(recipe)
@@ -171,8 +171,15 @@ def parse_override(key: str, text: str) -> Any:
     return text if kind in (str, str | None) and not isinstance(value, (str, list, dict)) else value
 
 
-def _keys_of_sources() -> list[str]:
-    return [f"data.sources.{field.name}" for field in attrs.fields(SourceSection)]
+def _known() -> Known:
+    of_sources = [f"data.sources.{field.name}" for field in attrs.fields(SourceSection)]
+    choices = {
+        f"{section}.{name}": get_args(hint)
+        for section, kind in _SECTIONS.items()
+        for name, hint in get_type_hints(kind).items()
+        if get_origin(hint) is Literal
+    }
+    return Known([*_SECTIONS, EXTENDS], [*all_keys(), *of_sources], choices)
 
 
 def all_keys() -> list[str]:

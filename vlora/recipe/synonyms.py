@@ -107,6 +107,9 @@ _DEVICES = (
     "there is no such key; --devices N behind the command trains on N devices, and train.shard = 'params' divides the "
     "frozen weights among them"
 )
+OF_LISTS = {"loss_type": "preference.loss"}
+"""Keys of names that mean another one where their value is a list: TRL adds up several losses."""
+
 WORDS = {
     "bf16 fp16 half dtype torch_dtype precision mixed_precision tf32 compute_dtype": _TYPE,
     "device use_cpu no_cuda": _DEVICE,
@@ -167,20 +170,25 @@ _KEYS, _SECTIONS = _invert(NAMES), _invert(SECTIONS)
 _WORDS = {name: words for names, words in WORDS.items() for name in names.split()}
 
 
-def explain_name(name: str, known: Iterable[str]) -> str | None:
-    """Say what is written for a name that other trainers have; None where that is not known.
+def explain_name(name: str) -> str | None:
+    """Say what is done about a name that other trainers have and that has no key here; None where that is not known.
+
+    Args:
+        name: Without its section, in any case, with dashes or underscores.
+    """
+    return _WORDS.get(normal(name))
+
+
+def find_key(name: str, known: Iterable[str], *, is_list: bool = False) -> str | None:
+    """Give the key, dotted, that other trainers have another name for.
 
     Args:
         name: Without its section, in any case, with dashes or underscores.
         known: All keys, dotted; a key that there is not yet is no answer.
+        is_list: Whether its value is a list.
     """
-    found = find_key(name, known)
-    return f"did you mean {found}?" if found is not None else _WORDS.get(normal(name))
-
-
-def find_key(name: str, known: Iterable[str]) -> str | None:
-    """Give the key, dotted, that other trainers have another name for."""
-    found = _KEYS.get(normal(name))
+    word = normal(name)
+    found = (OF_LISTS.get(word) if is_list else None) or _KEYS.get(word)
     return found if found is not None and found in known else None
 
 

@@ -11,7 +11,7 @@ import attrs
 from cattrs import ClassValidationError
 
 from ...recipe import checks
-from ...recipe.converter import Check, explain, make_converter
+from ...recipe.converter import Check, Known, explain, make_converter
 from . import value_checks
 
 
@@ -210,7 +210,7 @@ def find_problems(found: Mapping[str, Any], schema: type) -> list[str]:
     try:
         _CONVERTER.structure(found, schema)
     except ClassValidationError as error:
-        return list(explain(error, [], []))
+        return list(explain(error, Known(), found))
     return list(_find_lists(found, found.get("model_type"))) if schema is ModelFile else []
 
 

@@ -46,9 +46,10 @@ def recipe_file(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> Pa
 def test_it_shows_what_was_found(recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Model, rows, metrics and file; exit status 0."""
     status = main(["eval", str(recipe_file), "--rows", "5", "--set", 'eval.metrics=["token_f1", "exact_match"]'])
-    shown = capsys.readouterr().out.splitlines()
+    before, *shown = capsys.readouterr().out.splitlines()[1:]
 
     assert status == 0
+    assert before == "loading the model ..."
     assert shown[0] == f"model: {tmp_path / 'out' / 'adapters.safetensors'} after 1 step"
     assert shown[1] == "rows: 5 of rows.jsonl train"
     # The recipe holds out no rows: those that it trains on are answered.
@@ -144,6 +145,8 @@ def test_kernels_that_are_compiled_are_said(
 
     assert status == 0
     assert shown[0] == "compiling 1 kernels, 1 at a time"
-    assert shown[1].startswith("compiled 0 kernels in 0.0 s, kept in ")
-    assert shown[2].startswith("model: ")
+    assert shown[1] == "reading the rows ..."
+    assert shown[2].startswith("compiled 0 kernels in 0.0 s, kept in ")
+    assert shown[3] == "loading the model ..."
+    assert shown[4].startswith("model: ")
     assert not compilation.workers

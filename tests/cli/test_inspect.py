@@ -127,6 +127,7 @@ def test_the_worst_rows(checkpoint: CheckpointFactory, rows: Path, capsys: pytes
         (["--worst", "a", "--longest", "3"], "--longest and --worst choose different rows; give one"),
         (["--worst", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["--by", "cer"], "--by: says which answers are the worst; give --worst with it"),
+        (["--decode"], "--decode: the images of shown rows are decoded without it; give --all or --html"),
         (["--all", "--rows", "3"], "--all: counts all rows and shows none"),
         (["--html", "."], "--html: '.' is a folder; give the name of a new file"),
     ],
@@ -145,9 +146,9 @@ def test_a_page_is_written(checkpoint: CheckpointFactory, rows: Path, capsys: py
 
     assert inspect(checkpoint, rows, "--html", str(page), "--rows", "1,3", "--json") == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [event["event"] for event in events] == ["Census", "Finding", "Page"]
-    assert events[0]["n_rows"] == 4
-    assert events[2] == {"event": "Page", "path": str(page), "n_rows": 4, "n_shown": 2}
+    assert [event["event"] for event in events] == ["Working", "Census", "Finding", "Page"]
+    assert events[1]["n_rows"] == 4
+    assert events[3] == {"event": "Page", "path": str(page), "n_rows": 4, "n_shown": 2}
     text = page.read_text(encoding="utf-8")
     assert text.count('<section class="card"') == 2
     assert "rows.jsonl train row 3" in text

@@ -84,24 +84,6 @@ def test_what_a_screen_prints() -> None:
     }
 
 
-def test_rows_are_counted_where_people_read_all() -> None:
-    """On a terminal; a bar among objects would be no JSON, and is no result either."""
-    counted = {}
-    modes: tuple[Mode, ...] = ("all", "quiet", "json")
-    for mode in modes:
-        file = io.StringIO()
-        screen = Screen(mode=mode, file=file, force_terminal=True, _environ={"TERM": "xterm"})
-        with screen.counting() as bar:
-            counted[mode] = bar is not None
-            screen.tell("Event", number=1)
-        if mode == "json":
-            assert file.getvalue() == '{"event": "Event", "number": 1}\n'
-    with Screen(file=io.StringIO()).counting() as bar:
-        assert bar is None
-
-    assert counted == {"all": True, "quiet": False, "json": False}
-
-
 def test_a_pipe_that_closes_stays_closed() -> None:
     """A result is not printed to it either, and objects end the command as lines do."""
     unread: list[bool] = []

@@ -124,6 +124,32 @@ def test_the_command(checkpoint: CheckpointFactory, tmp_path: Path, capsys: pyte
     assert printed.endswith("8 rows: 3 cannot be learned from\n")
 
 
+def test_damaged_images_are_found_where_they_are_decoded(
+    checkpoint: CheckpointFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A header says nothing of what follows it: a row with half a picture is refused as training refuses it."""
+    picture(96, 96, 3).save(tmp_path / "half.jpg")
+    whole = (tmp_path / "half.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    rows = write_rows(
+        tmp_path, "rows.jsonl", [row | {"image": "half.jpg"} if "image" in row else row for row in GOOD[:3]]
+    )
+    command = ["inspect", "--all", f"--dataset={rows}", f"--model-path={checkpoint('qwen3_vl')}"]
+    assert main(command) == 0
+    assert "no picture was decoded" in capsys.readouterr().out
+    assert main([*command, "--decode"]) == 2
+    printed = capsys.readouterr().out
+    data = load_data(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out"))
+    with pytest.raises(SampleError) as caught:
+        data.encoder(data.train[0])
+
+    assert "every picture was decoded" in printed
+    assert f"    2 such as {caught.value}\n" in printed
+    assert printed.endswith("3 rows: 2 cannot be learned from\n")
+    assert main([*command[:1], *command[2:], "--decode", "--html", str(tmp_path / "rows.html")]) == 2
+    assert str(caught.value).partition(": ")[2][:30] in (tmp_path / "rows.html").read_text()
+
+
 words = st.text("abcdef", min_size=1, max_size=8)
 
 

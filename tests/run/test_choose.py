@@ -224,8 +224,8 @@ def test_the_best_adapter_has_the_tokens_that_were_added(checkpoint: CheckpointF
     (number,) = processor.tokenizer.encode("<place_7>", add_special_tokens=False)
     learned = load_arrays(out / "best" / "adapters.safetensors")["language_model.model.embed_tokens.weight"]
     assert mx.array_equal(model.language_model.model.embed_tokens.weight[number], learned[number])
-    opened = next(evaluate_answers(recipe, Chosen(adapter=str(out / "best"))))
-    assert isinstance(opened, Opened)
+    evaluating = evaluate_answers(recipe, Chosen(adapter=str(out / "best")))
+    opened = next(event for event in evaluating if isinstance(event, Opened))
     assert opened.step == 4
     run(short_recipe(checkpoint, tmp_path, "more", model__adapter_path=str(out / "best"), train__iters=1))
 

@@ -11,6 +11,7 @@ import pytest
 from tests.runs import make_recipe, run
 from vlora.errors import EvaluationError, RecipeError
 from vlora.evaluation.prediction import Prediction, read_predictions
+from vlora.events import Working
 from vlora.output.paths import BEST_FILE, EVALUATION_NAME, PREDICTIONS_NAME
 from vlora.recipe.schema import Recipe
 from vlora.recipe.sources import SourceSection
@@ -21,13 +22,14 @@ CheckpointFactory = Callable[[str], Path]
 
 def evaluate(recipe: Recipe, **options: Any) -> tuple[Opened, Evaluated]:
     """Evaluate, and give what was opened and what was found."""
-    going = evaluate_answers(recipe, Chosen(**options))
-    opened = next(going)
-    assert isinstance(opened, Opened)
+    going, told = evaluate_answers(recipe, Chosen(**options)), []
     while True:
         try:
-            next(going)
+            told.append(next(going))
         except StopIteration as end:
+            (opened,) = (event for event in told if isinstance(event, Opened))
+            steps = [event.what for event in told if isinstance(event, Working)]
+            assert steps == ["reading the rows", "loading the model", "answering"]
             return opened, end.value
 
 

@@ -97,18 +97,25 @@ def show_evaluation(recipe: Recipe, options: dict[str, Any], console: Screen) ->
 
 
 def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
-    from ..events import Compiled, Compiling, Skipped, Warned
+    from ..events import Compiled, Compiling, Skipped, Warned, Working
     from ..run.evaluation import Opened, evaluate_answers
+    from .progress.rows import open_progress
     from .view import describe_compilation
 
     run = evaluate_answers(recipe, chosen)
-    with console.counting() as bar:
+    with open_progress(console) as progress:
+        n_answers = 0
         while True:
             try:
                 event = next(run)
             except StopIteration as end:
                 found: Evaluated = end.value
                 return found
+            if isinstance(event, Working):
+                progress.begin(event)
+                if not (progress.has_bar or event.total):
+                    _say(console, f"{event.what} ...")
+                continue
             console.tell(event)
             if isinstance(event, Opened):
                 after = f" after {event.step} step{'s' * (event.step != 1)}" if event.step else ""
@@ -117,16 +124,15 @@ def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
                 if event.commits:
                     pinned = ", ".join(f"{name} {commit[:SHOWN]}" for name, commit in event.commits.items())
                     _say(console, f"versions: those of the run, {pinned}")
-                if bar is not None:
-                    bar.add_task("answering", total=event.n_rows)
             elif isinstance(event, Compiling | Compiled):
                 console.print(describe_compilation(event), soft_wrap=True)
             elif isinstance(event, Warned):
                 console.print(f"[yellow]note[/] {escape(event.message)}", soft_wrap=True)
             elif isinstance(event, Skipped):
                 console.print(f"[yellow]skipped[/] {escape(event.reason)}", soft_wrap=True)
-            elif bar is not None:
-                bar.advance(bar.task_ids[-1])
+            else:
+                n_answers += 1
+                progress.reach(n_answers)
 
 
 def _show(evaluated: "Evaluated", console: Screen) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from ..errors import RecipeError
+from ..events import Working
 from ..facts import Columns
 from ..recipe.schema import Recipe
 from ..system.files import expand
@@ -28,6 +29,7 @@ EXAMPLES = (
     "inspect my.toml",
     "inspect my.toml --rows 3,7-9",
     "inspect my.toml --all # count rows, tokens, images and refusals",
+    "inspect my.toml --all --decode # and find damaged images",
     "inspect my.toml --html rows.html # a page of counts and rows",
     "inspect my.toml --worst predictions.jsonl",
     "inspect my.toml --rows 100 --json # for programs",
@@ -63,7 +65,10 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--by", type=named, default=None, metavar="METRIC", help="by which they are the worst (its first)"
     )
-    parser.add_argument("--all", action="store_true", default=False, help="count all rows; decodes no images")
+    parser.add_argument("--all", action="store_true", default=False, help="count all rows, images by their headers")
+    parser.add_argument(
+        "--decode", action="store_true", default=False, help="decode all images, too, and find damaged ones"
+    )
     parser.add_argument(
         "--html", type=named, default=None, metavar="FILE", help="write a page: the counts, and the rows"
     )
@@ -105,7 +110,7 @@ def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
     if parsed.html is not None:
         return functools.partial(write_page, parsed.recipe, parsed)
     if parsed.all:
-        return functools.partial(show_census, parsed.recipe)
+        return functools.partial(show_census, parsed.recipe, decodes=parsed.decode)
     return functools.partial(show_rows, parsed.recipe, parsed)
 
 
@@ -117,6 +122,9 @@ def _check(parsed: argparse.Namespace) -> None:
         given.insert(0, "--all")
     if len(given) > 1 or given == ["--all"]:
         msg = f"{' and '.join(given)} choose different rows; give one" if len(given) > 1 else ALL_AND_ROWS
+        raise RecipeError(msg)
+    if parsed.decode and not (parsed.all or parsed.html is not None):
+        msg = "--decode: the images of shown rows are decoded without it; give --all or --html, which count all rows"
         raise RecipeError(msg)
     if parsed.by is not None and parsed.worst is None:
         msg = "--by: says which answers are the worst; give --worst with it"
@@ -189,7 +197,7 @@ def write_page(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> i
     if choice.n_longest is None:
         # Before all rows are counted, so that a missing file is reported at once.
         choose_rows(choice, sets)
-    censuses = _count_all(recipe, data, console, compares_images=True)
+    censuses = _count_all(recipe, data, console, compares_images=True, decodes=parsed.decode)
     chosen = choose_rows(choice, sets, censuses[0].numbers.longest(choice.n_longest or 0))
     facts = [
         f"Chat template: {describe_template(censuses[0].template)}.",
@@ -220,15 +228,15 @@ def _describe_choice(choice: "Choice", n: int) -> str:
     return f"{_count(n)}, chosen by their numbers." if choice.numbers else f"The first {_count(n)}."
 
 
-def show_census(recipe: Recipe, console: Screen) -> int:
-    """Count all rows, with a progress bar on a terminal, and print the counts of each data set.
+def show_census(recipe: Recipe, console: Screen, *, decodes: bool = False) -> int:
+    """Count all rows, and print the counts of each data set.
 
     Returns:
         0, or 2 if a row cannot be learned from.
     """
     with importing(recipe):
         from ..build import load_rows
-    shown = _count_all(recipe, load_rows(recipe), console)
+    shown = _count_all(recipe, load_rows(recipe), console, decodes=decodes)
     for census in shown:
         console.tell(census)
         _show_counts(census, console)
@@ -240,19 +248,21 @@ def show_census(recipe: Recipe, console: Screen) -> int:
     return USER_ERROR if n_refused else DONE
 
 
-def _count_all(recipe: Recipe, data: "Data", console: Screen, *, compares_images: bool = False) -> "list[Census]":
-    """Count the rows of all data sets, with a progress bar on a terminal."""
+def _count_all(
+    recipe: Recipe, data: "Data", console: Screen, *, compares_images: bool = False, decodes: bool = False
+) -> "list[Census]":
+    """Count the rows of all data sets, and show how far that is."""
     from ..report.census import count_rows
+    from .progress.rows import open_progress
 
     shown: list[Census] = []
-    with console.counting() as bar:
-        for census in count_rows(recipe, data, compares_images=compares_images):
+    with open_progress(console) as progress:
+        for census in count_rows(recipe, data, compares_images=compares_images, decodes=decodes):
             if not census.n_seen:
                 shown.append(census)
-                if bar is not None:
-                    bar.add_task(census.name, total=census.n_rows)
-            elif bar is not None:
-                bar.update(bar.task_ids[-1], completed=census.n_seen)
+                progress.begin(Working(what=f"counting {census.name}", total=census.n_rows))
+            else:
+                progress.reach(census.n_seen)
     return shown
 
 
@@ -301,7 +311,7 @@ def _show_counts(census: "Census", console: Screen) -> None:
     for line in (
         f"chat template: {describe_template(census.template)}",
         f"columns: {describe_columns(census.columns)}",
-        f"no picture was decoded; {census.method}",
+        f"{'every picture' if census.decodes else 'no picture'} was decoded; {census.method}",
         f"rows: {census.n_rows:,}",
         f"tokens: {census.n_tokens:,}, {census.n_image_tokens:,} of them for images; "
         f"the longest row has {census.longest:,}" + (f" ({census.longest_source})" if census.longest else ""),

@@ -1,8 +1,8 @@
 """The screen on which commands print: for people, or one JSON object a line for programs."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import contextmanager
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -10,9 +10,6 @@ from rich.text import Text
 from .records import make_record, write_record
 from .streams import complain, discard
 from .wrapping import wrap
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 Mode = Literal["all", "quiet", "json"]
 """What is printed: everything, the last result only, or only objects for programs."""
@@ -99,12 +96,3 @@ class Screen(Console):
             yield
         finally:
             self.quiet = before or self.is_unread
-
-    def counting(self) -> "AbstractContextManager[Progress | None]":
-        """Return a progress bar over rows; None unless everything is printed to a terminal."""
-        if not self.is_terminal or self.mode != "all":
-            return nullcontext()
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
-        return Progress(*columns, TimeRemainingColumn(), console=self, transient=True)

@@ -27,8 +27,9 @@ from ..events import (
     Working,
 )
 from ..measured import ACCURACIES, MARGINS
-from .progress.bar import PER_SECOND, format_seconds, write_bar
-from .progress.state import TRAINING, ProgressState
+from .progress.bar import PER_SECOND, format_seconds, write_bar, write_line
+from .progress.rows import SECONDS
+from .progress.state import ProgressState
 from .screen import Screen
 from .sentences import (
     describe_best,
@@ -43,9 +44,6 @@ from .sentences import (
 )
 from .units import format_bytes, format_count
 from .wrapping import wrap
-
-SECONDS = 30
-"""Seconds without output after which a progress line is printed, where there is no bar."""
 
 MOST_REASONS = 10_000
 """Reasons that are remembered so that each is said once."""
@@ -136,10 +134,7 @@ class EventView:
             counted = f" {event.total} rows" if event.total else ""
             self._print(f"{event.what}{counted} ...")
         elif isinstance(event, COUNTED) and self.clock() - self._printed >= SECONDS:
-            left = self.state.seconds_left
-            said = "" if left is None else f", about {format_seconds(left)} left"
-            what = "step" if self.state.what == TRAINING else self.state.what
-            self._print(f"{what} {self.state.done}/{self.state.total}{said}")
+            self._print(write_line(self.state))
 
     def _show_start(self, event: Started) -> None:
         device = event.device

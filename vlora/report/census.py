@@ -1,5 +1,6 @@
-"""Counts all rows of a recipe as training sees them; no picture is decoded and no weights are loaded."""
+"""Counts all rows of a recipe as training sees them; no weights are loaded, and pictures are decoded if asked."""
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ class Census:
         n_rows: All its rows.
         template: What writes the conversations.
         method: How tokens of images are counted.
+        decodes: Whether pictures are decoded, so that rows with damaged ones are refused, too.
         columns: Which columns of the rows are used, and which are not; known once all rows are counted.
         n_seen: Rows counted so far.
         n_tokens: Tokens that are kept of them, those of images included.
@@ -75,6 +77,7 @@ class Census:
     n_rows: int
     template: TemplateUse
     method: str
+    decodes: bool = False
     columns: Columns = attrs.field(factory=Columns)
     n_seen: int = 0
     n_tokens: int = 0
@@ -170,13 +173,16 @@ class _Counted:
     answer: str | None = None
 
 
-def count_rows(recipe: Recipe, data: Data | None = None, *, compares_images: bool = False) -> Iterator[Census]:
+def count_rows(
+    recipe: Recipe, data: Data | None = None, *, compares_images: bool = False, decodes: bool = False
+) -> Iterator[Census]:
     """Count all rows of a recipe: those to train on, then those to validate on.
 
     Args:
         recipe: The recipe.
         data: As `load_rows` gives it; None to load it.
         compares_images: Read the beginning and the end of each image, by which equal ones are found.
+        decodes: Decode each image, as training does; without it their headers are read.
 
     Yields:
         The counts of a data set before its first row and after every row: one object, which goes on counting.
@@ -189,52 +195,73 @@ def count_rows(recipe: Recipe, data: Data | None = None, *, compares_images: boo
     measure = models.RowMeasurer(data.encoder)
     template, method = data.encoder.template_use(), measure.describe()
     n_workers = count_workers(recipe.data.workers)
+    count = _Count(
+        measure=measure,
+        encoder=data.encoder if decodes else None,
+        may_leave_out=recipe.data.on_long_row == "skip",
+        compares_images=compares_images,
+    )
     with WorkerPool(n_workers) as workers:
         for rows in (data.train, *([] if data.valid is None else [data.valid])):
             is_held_out = rows is not data.train and rows.name == data.train.name
             name = f"{rows.name}, held out to validate on" if is_held_out else rows.title
-            census = Census(name=name, n_rows=len(rows), template=template, method=method)
+            census = Census(name=name, n_rows=len(rows), template=template, method=method, decodes=decodes)
             if rows.shares():
                 census.name_number = rows.name_row
             yield census
 
-            def count(index: int, rows: RowDataset = rows) -> _Counted:
-                may_leave_out = recipe.data.on_long_row == "skip"
-                return _count(rows, index, measure, may_leave_out=may_leave_out, compares_images=compares_images)
-
-            for row in workers.map(count, range(len(rows)), ROWS_AHEAD * max(1, n_workers)):
+            for row in workers.map(functools.partial(count, rows), range(len(rows)), ROWS_AHEAD * max(1, n_workers)):
                 census.add(row)
                 if census.n_seen == len(rows):
                     census.columns = rows.columns()
                 yield census
 
 
-def _count(
-    rows: RowDataset, index: int, measure: models.RowMeasurer, *, may_leave_out: bool, compares_images: bool
-) -> _Counted:
-    own = int(rows.indices[index])
-    source, fingerprint = rows.name_row(index), None
-    try:
-        sample = rows[index]
-        fingerprint = _fingerprint(sample)
-        example = measure(sample)
-    except SampleError as error:
-        is_left_out = may_leave_out and isinstance(error, LongRowError)
-        return _Counted(source=source, index=own, fingerprint=fingerprint, problem=str(error), is_left_out=is_left_out)
-    return _Counted(
-        source=source,
-        index=own,
-        fingerprint=fingerprint,
-        part=rows.name_source(index),
-        n_tokens=len(example.tokens),
-        n_image_tokens=int(example.placeholders.sum()),
-        n_supervised=int(example.supervised.sum()),
-        n_images=len(sample.images),
-        cut=example.cut,
-        image_sizes=example.image_sizes,
-        image_keys=_image_keys(sample) if compares_images else (),
-        answer=next((turn.text.strip() for turn in reversed(sample.turns) if turn.role == "assistant"), None),
-    )
+@attrs.frozen(kw_only=True)
+class _Count:
+    """Counts one row.
+
+    Attributes:
+        measure: Counts its tokens by the headers of its images.
+        encoder: Decodes its images; None where they are not decoded.
+        may_leave_out: Whether rows that are too long are left out, and not refused.
+        compares_images: Whether images are told apart by their content.
+    """
+
+    measure: models.RowMeasurer
+    encoder: models.Encoder | None
+    may_leave_out: bool
+    compares_images: bool
+
+    def __call__(self, rows: RowDataset, index: int) -> _Counted:
+        """Count a row by its place among those of a data set."""
+        own = int(rows.indices[index])
+        source, fingerprint = rows.name_row(index), None
+        try:
+            sample = rows[index]
+            fingerprint = _fingerprint(sample)
+            example = self.measure(sample)
+            if self.encoder is not None:
+                self.encoder.open_images(sample)
+        except SampleError as error:
+            is_left_out = self.may_leave_out and isinstance(error, LongRowError)
+            return _Counted(
+                source=source, index=own, fingerprint=fingerprint, problem=str(error), is_left_out=is_left_out
+            )
+        return _Counted(
+            source=source,
+            index=own,
+            fingerprint=fingerprint,
+            part=rows.name_source(index),
+            n_tokens=len(example.tokens),
+            n_image_tokens=int(example.placeholders.sum()),
+            n_supervised=int(example.supervised.sum()),
+            n_images=len(sample.images),
+            cut=example.cut,
+            image_sizes=example.image_sizes,
+            image_keys=_image_keys(sample) if self.compares_images else (),
+            answer=next((turn.text.strip() for turn in reversed(sample.turns) if turn.role == "assistant"), None),
+        )
 
 
 def _image_keys(sample: Sample) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ..errors import EvaluationError, RecipeError, SampleError, UnwantedAnswerEr
 from ..evaluation.metric import Metric
 from ..evaluation.metrics import Scores, find_metrics, score
 from ..evaluation.prediction import Prediction, dump_prediction, is_prediction
-from ..events import Compiled, Compiling, Skipped, Warned
+from ..events import Compiled, Compiling, Skipped, Warned, Working
 from ..memory.limits import memory_limits, naming_shortage
 from ..output.named_files import open_named, write_named
 from ..output.paths import BEST_FILE, EVALUATION_NAME, METRICS_NAME, OutputPaths, output_paths
@@ -113,7 +113,7 @@ class _PassedOver:
 
 def evaluate_answers(
     recipe: Recipe, chosen: Chosen
-) -> Generator[Compiling | Compiled | Opened | Skipped | Warned | Prediction, None, Evaluated]:
+) -> Generator[Compiling | Compiled | Working | Opened | Skipped | Warned | Prediction, None, Evaluated]:
     """Answer rows of a recipe with a model of it, and measure the answers.
 
     Args:
@@ -121,9 +121,9 @@ def evaluate_answers(
         chosen: What is evaluated.
 
     Yields:
-        That kernels are compiled, where known ones are missing; that the adapter was trained on other weights, if it
-        was; what is evaluated, once it is loaded, and how much of it was learned; then each answer, and each row that
-        was passed over.
+        What is done next; that kernels are compiled, where known ones are missing; that the adapter was trained on
+        other weights, if it was; what is evaluated, once it is loaded, and how much of it was learned; then each
+        answer, and each row that was passed over.
 
     Returns:
         What was found; it is written, too.
@@ -140,6 +140,7 @@ def evaluate_answers(
         stack.enter_context(memory_limits(recipe.memory))
         workers = stack.enter_context(WorkerPool(count_workers(recipe.data.workers)))
         data, rows = yield from _open_meanwhile(known_kernels.begin_for(recipe), section, chosen.split)
+        yield Working(what="loading the model")
         with naming_shortage("loading the model"):
             backbone = _load(section, data, is_bare=weights is None or not paths.is_adapter)
         if backbone.base_note is not None:
@@ -149,6 +150,7 @@ def evaluate_answers(
         total = _count_rows(recipe, chosen, rows)
         yield Opened(name=_name(section, weights), step=steps, rows=rows.name, n_rows=total, commits=commits)
         yield from _tell_learned(rows, total, None if rows is data.train else weights)
+        yield Working(what="answering", total=total)
         passed_over = _PassedOver(recipe.data)
         answers = predict(
             backbone,
@@ -238,10 +240,11 @@ def _choose_model(recipe: Recipe, paths: OutputPaths, chosen: Chosen) -> tuple[R
 
 def _open_meanwhile(
     compilation: known_kernels.Compilation, recipe: Recipe, split: str | None
-) -> Generator[Compiling | Compiled, None, tuple[Data, RowDataset]]:
+) -> Generator[Compiling | Compiled | Working, None, tuple[Data, RowDataset]]:
     """Open the rows while workers compile kernels."""
     if compilation.announced is not None:
         yield compilation.announced
+    yield Working(what="reading the rows")
     found = _open_rows(recipe, split)
     if (compiled := compilation.wait()) is not None:
         yield compiled

@@ -48,6 +48,13 @@ def write_bar(state: ProgressState, width: int, memory_gb: float = 0.0) -> str:
     return _with_bar(state, [f"step {counted}", left, f"loss {step.loss:.4f}", speed, memory], width)
 
 
+def write_line(state: ProgressState) -> str:
+    """Write how far a counted activity is, for where there is no bar."""
+    left = "" if state.seconds_left is None else f", about {format_seconds(state.seconds_left)} left"
+    what = "step" if state.what == TRAINING else state.what
+    return f"{what} {state.done}/{state.total}{left}"
+
+
 def _with_bar(state: ProgressState, parts: Sequence[str], width: int) -> str:
     length = BAR if width >= WIDE else SHORT_BAR
     text = _fit(parts, width - length - 1)

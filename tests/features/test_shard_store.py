@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tests.features.shards import entry, is_equal, opened
 from vlora.features import shard_store
-from vlora.features.shard_folder import ShardFolder
+from vlora.features.shard_folder import DeviceMark, ShardFolder
 from vlora.features.shard_format import read_header
-from vlora.features.shard_store import FLUSH_WRITERS, MOST_WAITING
+from vlora.features.shard_store import MOST_WAITING, MOST_WRITERS
 from vlora.models import ShardStore
 
 
@@ -156,12 +156,14 @@ def test_steps_do_not_wait_for_a_slow_disk(tmp_path: Path, monkeypatch: pytest.M
     assert all(is_equal(later.read(str(number)), entry(number)) for number in range(40))
 
 
-def test_several_shards_are_written_at_a_time_where_all_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("device", [None, DeviceMark("0" * 16, 1)])
+def test_several_shards_are_written_at_a_time_where_steps_wait_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: DeviceMark | None
 ) -> None:
-    """They wait for one another here, and fail if they are written one by one."""
-    subject, n_shards = opened(tmp_path, shard_bytes=1), 2 * FLUSH_WRITERS
-    together, found = threading.Barrier(FLUSH_WRITERS), []
+    """They wait for one another here, and fail if they are written one by one: by `flush`, and of several devices."""
+    subject = ShardStore(tmp_path, "tower", 10**9, device, shard_bytes=1)
+    n_shards = 2 * MOST_WRITERS
+    together, found = threading.Barrier(MOST_WRITERS), []
     write = ShardFolder.write
 
     def meet(folder: ShardFolder, entries: Any) -> str | None:
@@ -175,11 +177,15 @@ def test_several_shards_are_written_at_a_time_where_all_is_waited_for(
     monkeypatch.setattr(ShardFolder, "write", meet)
     for number in range(n_shards):
         subject.postpone({str(number): entry(number)})
+    n_begun = MOST_WRITERS if device else 0
+    for _ in range(n_begun):
+        subject.advance()
+    assert len(subject._groups) == n_shards - n_begun
     subject.flush()
 
     assert subject.drain_warnings() == []
     assert found == [True] * n_shards
-    later = opened(tmp_path)
+    later = ShardStore(tmp_path, "tower", 10**9, device)
     assert all(is_equal(later.read(str(number)), entry(number)) for number in range(n_shards))
 
 

@@ -52,7 +52,7 @@ def test_divided_weights_have_smaller_ones() -> None:
     for device in (SPARK, ULTRA):
         assert default_max_mb_per_buffer(device, is_divided=True) is None
     # Never larger than those of whole weights.
-    assert default_max_mb_per_buffer({**H100, "total_memory": 16 * 2**30}, is_divided=True) == 80
+    assert default_max_mb_per_buffer({**H100, "total_memory": 6 * 2**30}, is_divided=True) == 30
     assert find_buffer_limits(H100, None, {}, is_divided=True).n_mb == DIVIDED_MB
     assert find_buffer_limits(SPARK, None, {}, is_divided=True) == CUDA[12, 1]
     assert find_buffer_limits(H100, 50, {}, is_divided=True).n_mb == 50

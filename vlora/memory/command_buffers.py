@@ -17,10 +17,11 @@ OPS_VARIABLE = "MLX_MAX_OPS_PER_BUFFER"
 MB_PER_GIB = 5
 """What vlora lowers the largest command buffers to, per GiB of the card's memory: 398 on 80 GB, 159 on 32 GB."""
 
-DIVIDED_MB = 100
+DIVIDED_MB = 40
 """What vlora lowers command buffers to where weights are divided among devices: what a layer has gathered is freed when
 the command buffers that read it are done. Eleven of 702 held the gathered weights of a whole model of 8.8 billion
-parameters (two H200s: a peak of 18.82 GB, and 18.87 GB with whole weights); eleven of 100 hold three layers' of it."""
+parameters (two H200s: a peak of 18.82 GB, and 18.87 GB with whole weights), eleven of 100 those of four layers (12.62
+and 18.84 GB). With 40 each large matrix of such a layer, of 50 million numbers, ends one: they are two layers'."""
 
 LARGE_MB = 1000
 """MLX's own for the cards that it gives the largest command buffers."""

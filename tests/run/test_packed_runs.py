@@ -17,6 +17,7 @@ from vlora import Recipe, collate, make_optimizer, make_train_step
 from vlora.data.collate import collate_packed
 from vlora.errors import CheckpointError, RecipeError
 from vlora.events import Event, Finished, Reported, Started, StepReport
+from vlora.models.forward import segments
 from vlora.models.forward.attention_masks import attend_fused
 from vlora.models.forward.overrides import attending
 from vlora.output.paths import METRICS_NAME, STATE_NAME
@@ -78,10 +79,16 @@ def gradients(trainable: Trainable, batch: Any) -> tuple[float, dict[str, np.nda
         pytest.param("gemma3", {}, id="windows"),
     ],
 )
+@pytest.mark.parametrize("most_scores", [0.0, float("inf")], ids=["masked", "apart"])
 def test_packed_rows_have_the_gradients_of_rows_apart(
-    family: str, overrides: dict[str, Any], checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    overrides: dict[str, Any],
+    most_scores: float,
+    checkpoint: CheckpointFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With rows as the processor writes them, the tower and the embeddings trained or not, the head in chunks."""
+    monkeypatch.setattr(segments, "MOST_SCORES", most_scores)
     trainable = make_trainable(checkpoint(family), **overrides)
     rows = trainable.examples
     loss, expected = gradients(trainable, collate(rows))
@@ -170,6 +177,7 @@ def test_what_does_not_pack_is_refused(checkpoint: CheckpointFactory, rows: Path
 @pytest.mark.parametrize("family", ["qwen3_vl", "youtu_vl"])
 def test_masks_are_added_where_they_are_used(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on an NVIDIA GPU: the logits are the same, of a model that chooses by the mask before it attends, too."""
+    monkeypatch.setattr(segments, "MOST_SCORES", 0.0)
     subject, masks = make_subject(family), []
     subject.backbone.module.set_dtype(mx.bfloat16)
     batch = collate_packed([list(subject.examples)])

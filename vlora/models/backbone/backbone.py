@@ -16,9 +16,11 @@ from mlx.utils import tree_flatten
 
 from ...output.base_identity import BaseIdentity
 from ...train.grad_checkpoint import CheckpointPart
-from ...types import Example, Tree
+from ...types import Batch, Example, Tree
+from ..forward.calls import call_language_model
 from ..forward.lm_inputs import LMInputs, place_logits
 from ..forward.overrides import chain
+from ..forward.segments import attending_apart, count_causal, place_apart
 from .embed import probe_inputs
 from .embedder import Embedder
 from .fused import FusedModules, running_fused
@@ -44,6 +46,7 @@ class MlxVlmBackbone(Embedder):
     base: BaseIdentity | None = attrs.field(default=None, init=False)
     base_note: str | None = attrs.field(default=None, init=False)
     _head_names: frozenset[str] | None = attrs.field(default=None, init=False)
+    _is_causal: bool | None = attrs.field(default=None, init=False)
     _vocabulary: Vocabulary | None = attrs.field(default=None, init=False)
 
     @property
@@ -81,6 +84,23 @@ class MlxVlmBackbone(Embedder):
     def is_traceable(self) -> bool:
         """Whether the language model's forward can be compiled."""
         return self.family.forward.eager is None
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether all attention of the language model is causal over whole rows; found once, by running none of it."""
+        if self._is_causal is None:
+            ids, inputs = probe_inputs(self.module, self.family)
+            with self.family.forward.train_overrides(self.module):
+                n_calls = count_causal(self.language_model, lambda: self.run(ids, dict(inputs)), ids.shape[1])
+            self._is_causal = self.family.forward.forward is call_language_model and n_calls == len(self.layers)
+        return self._is_causal
+
+    def embed(self, batch: Batch) -> tuple[Tree, Tree]:
+        """Make the language model's inputs of a batch, as `Embedder.embed` does; of packed rows also where each is."""
+        differentiable, auxiliary = super().embed(batch)
+        if batch.segment_ids is not None and self.is_causal:
+            auxiliary = {**auxiliary, **place_apart(batch.spans, *batch.tokens.shape)}
+        return differentiable, auxiliary
 
     def logits(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:
         """Run the language model on embedded rows, its head at the given positions; safe to trace.
@@ -199,7 +219,8 @@ class MlxVlmBackbone(Embedder):
         """Apply the corrections of the language model while `logits` and its gradient run."""
         # The family's corrections come last: they win where both replace a part.
         corrections = [lambda _: running_fused(self.fused_modules), self.family.forward.train_overrides]
-        return chain(*corrections, *([] if self.shards is None else [self.shards.running]))(self.module)
+        sharing = [] if self.shards is None else [self.shards.running]
+        return chain(*corrections, lambda _: attending_apart(self.language_model), *sharing)(self.module)
 
     def run(self, tokens: mx.array, inputs: LMInputs) -> mx.array:
         """Run the language model on inputs of its family; i32[B, T] -> f[B, T, V]."""

@@ -18,7 +18,8 @@ from .overrides import model_files
 
 MASK_MAKER = "create_attention_mask"
 
-ATTENTION = scaled_dot_product_attention.__name__
+CAUSAL = "causal"
+"""What mlx-vlm's models give to attention in the place of a causal mask."""
 
 ADDED = (mx.bfloat16, mx.float16)
 """Types that the CUDA kernel of attention supports."""
@@ -116,7 +117,7 @@ def _taking(cls: type, name: str) -> type:
 
 
 @contextmanager
-def masks_within(module: nn.Module, segments: mx.array) -> Iterator[None]:
+def masks_within(module: nn.Module, segments: mx.array, causal: str | None = None) -> Iterator[None]:
     """Let the masks that a model makes for itself keep the examples of packed rows apart.
 
     mlx-vlm's models make them once per forward, with a function that each of their files imports: those of sliding
@@ -125,14 +126,17 @@ def masks_within(module: nn.Module, segments: mx.array) -> Iterator[None]:
     Args:
         module: The model.
         segments: i32[B, T] of packed rows.
+        causal: What stands for a causal mask, if attention itself keeps examples apart; None for a mask that does.
     """
-    causal = segment_mask(segments)
+    within = segment_mask(segments)
 
-    def narrowed(make: Callable[..., Any]) -> Callable[..., mx.array]:
-        def narrow(*args: Any, **kwargs: Any) -> mx.array:
+    def narrowed(make: Callable[..., Any]) -> Callable[..., Any]:
+        def narrow(*args: Any, **kwargs: Any) -> Any:
             # Otherwise it is None or "causal".
             mask = make(*args, **kwargs)
-            return mask & causal if isinstance(mask, mx.array) else causal
+            if isinstance(mask, mx.array):
+                return mask & within
+            return within if causal is None else causal
 
         return narrow
 
@@ -161,7 +165,7 @@ def attend_fused(
     n_places = queries.shape[2]
     missing = -n_places % TILE
     # An additive bias may be trained, and the kernel has no gradient for it.
-    is_square = mask.shape[-2:] == (n_places, n_places) if is_bool else isinstance(mask, str) and mask == "causal"
+    is_square = mask.shape[-2:] == (n_places, n_places) if is_bool else isinstance(mask, str) and mask == CAUSAL
     if is_bool and queries.dtype in ADDED:
         mask = mx.where(mask, 0, UNSEEN).astype(queries.dtype)
     is_narrow = max(queries.shape[3], values.shape[3]) <= WIDEST_HEAD

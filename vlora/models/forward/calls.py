@@ -9,6 +9,7 @@ import mlx.nn as nn
 from ...types import Example
 from .attention_masks import masks_within
 from .lm_inputs import SEGMENTS, LMInputs
+from .segments import take_apart
 
 NOT_PASSED = ("attention_mask", "attention_mask_4d", "decoder_inputs_embeds", "rope_deltas")
 """Results of `get_input_embeddings` that causal language models must not get: masks of a single row that are not
@@ -55,8 +56,8 @@ def call_language_model(module: nn.Module, tokens: mx.array, fields: LMInputs) -
     The masks that the model makes separate packed rows; a mask that is passed has to do so itself.
     """
     fields = dict(fields)
-    segments = fields.pop(SEGMENTS, None)
-    with nullcontext() if segments is None else masks_within(module, segments):
+    segments, apart = fields.pop(SEGMENTS, None), take_apart(fields)
+    with nullcontext() if segments is None else masks_within(module, segments, apart):
         output = module.language_model(tokens, **{"mask": None, "cache": None, **fields})
     logits: mx.array = output.logits
     return logits

@@ -16,6 +16,9 @@ OWN_PACKAGE = __name__.partition(".")[0]
 
 Override = Callable[[nn.Module], AbstractContextManager[Any]]
 
+Attend = Callable[..., mx.array]
+"""Attention, as mlx-vlm's models call it: (queries, keys, values, cache, scale, mask, sinks)."""
+
 
 @contextmanager
 def override_attributes(target: Any, **replacements: Any) -> Iterator[None]:
@@ -68,6 +71,18 @@ def attending(module: nn.Module, attend: Callable[..., mx.array]) -> Iterator[No
             if getattr(file, ATTENTION, None) is scaled_dot_product_attention:
                 stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
                 setattr(file, ATTENTION, attend)
+        yield
+
+
+@contextmanager
+def wrapping_attention(module: nn.Module, wrap: Callable[[Attend], Attend]) -> Iterator[None]:
+    """Wrap the attention of a model's layers in each of their files, whatever has replaced mlx-vlm's there."""
+    with ExitStack() as stack:
+        for file in model_files(module):
+            if hasattr(file, ATTENTION):
+                current = getattr(file, ATTENTION)
+                stack.callback(setattr, file, ATTENTION, current)
+                setattr(file, ATTENTION, wrap(current))
         yield
 
 

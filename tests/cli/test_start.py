@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 import vlora
 from vlora.data.opening import check_paths, read_rows
@@ -255,6 +254,8 @@ print(len(train), train[0].turns[1].text)
 def test_digits_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file that is read has what scikit-learn makes of it; where it is elsewhere, scikit-learn is asked."""
     read = digits.read_table()
+    from sklearn.datasets import load_digits  # takes a second to import
+
     bunch = load_digits()
 
     np.testing.assert_array_equal(read[:, :-1], bunch.data)

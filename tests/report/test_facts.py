@@ -460,6 +460,27 @@ def test_images_that_cannot_be_read_are_said(
     assert parse_recipe((tmp_path / "other.toml").read_text()).data.on_bad_row == "raise"
 
 
+def test_rows_that_only_the_model_refuses_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A question that is longer than any row, and a text with the image's own token: the recipe still runs as it is."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"Number {number}?", "answer": "yes" if number % 2 else "no"} for number in range(12)]
+    rows[3]["question"] = "Well? " * 20_000
+    rows[5]["answer"] = "It is <|image_pad|>."
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["init", "rows.jsonl", "my.toml", "--model", "builtin:tiny-qwen3-vl"]) == 0
+    printed = capsys.readouterr().out
+    recipe = parse_recipe(Path("my.toml").read_text())
+
+    assert (
+        'of the first rows 2 rows cannot be learned from, which the recipe leaves out (data.on_bad_row = "skip")'
+        in (printed)
+    )
+    assert recipe.data.on_bad_row == "skip"
+    assert main(["my.toml", "--set", "train.iters=2", "--quiet"]) == 0
+
+
 def test_a_model_that_is_not_there_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe is written all the same, and says why lengths and batch are not known."""
     monkeypatch.chdir(tmp_path)

@@ -91,6 +91,9 @@ def suggest(data: str, model: str | None, target: Path | None, memory_gb: float 
         rows = look_at_rows(data)
     chosen, output = model or DEFAULT_MODEL, f"runs/{file.stem}"
     fit = look_at_fit(rows, chosen, output, memory_gb)
+    if not isinstance(fit, str):
+        # What only the model says: a text that is too long, or that has one of its tokens.
+        rows = rows.with_bad(fit.bad)
     write_new_file(file, suggest_recipe(rows, chosen, fit, output), "init DATA FILE")
     console.tell("WrittenRecipe", file=file, rows=rows, fit=fit)
     with console.result():

@@ -45,6 +45,7 @@ class LongestRows:
         valid_source: Likewise.
         prompts: Questions that are answered together; none where none are answered.
         prompts_source: Likewise.
+        bad: Why rows among the longest cannot be learned from, which are passed over; of those that are held out, too.
         unread: Why rows of data.max_seq_length stand for those of the data; empty if these could be read.
     """
 
@@ -54,6 +55,7 @@ class LongestRows:
     valid_source: str = ""
     prompts: tuple[models.Prompt, ...] = ()
     prompts_source: str = ""
+    bad: tuple[str, ...] = ()
     unread: str = ""
 
 
@@ -83,12 +85,13 @@ def find_longest_rows(recipe: Recipe, options: models.AnswerOptions, n_rows: int
     try:
         data = load_rows(recipe)
         finder = _Finder(recipe, data, n_rows)
-        train, source = finder.find_batch(data.train)
-        found = LongestRows(train=train, train_source=source)
+        train, source, bad = finder.find_batch(data.train)
+        found = LongestRows(train=train, train_source=source, bad=bad)
         if data.valid is not None:
-            valid, source = finder.find_batch(data.valid)
+            valid, source, more = finder.find_batch(data.valid)
             prompts, asked = finder.find_prompts(data.valid, options.batch_size)
             found = attrs.evolve(found, valid=valid, valid_source=source, prompts=prompts, prompts_source=asked)
+            found = attrs.evolve(found, bad=(*bad, *more))
     except VloraError as error:
         return _blank_rows(recipe, options, str(error).splitlines()[0])
     if not is_packed:
@@ -137,8 +140,8 @@ class _Finder:
     data: Data
     n_rows: int | None
 
-    def find_batch(self, rows: RowDataset) -> tuple[Batch, str]:
-        """Make a full batch of the longest rows, and describe where they come from."""
+    def find_batch(self, rows: RowDataset) -> tuple[Batch, str, tuple[str, ...]]:
+        """Make a full batch of the longest rows; describe where they come from, and what was passed over for them."""
         size = self.recipe.train.batch_size
         looked = rows if self.n_rows is None else attrs.evolve(rows, indices=rows.indices[: self.n_rows])
         found, bad = self._longest(looked, size, models.LengthEstimator(self.data.encoder), self.data.encode)
@@ -146,7 +149,8 @@ class _Finder:
         cuts = CutCounts().add([example.cut for example in examples if example.cut is not None])
         told = (f"; of those {cuts.describe()}" if cuts.n_rows else "") + _describe_bad(bad)
         which = "all" if len(looked) == len(rows) and not rows.streams else "the first"
-        return collate(examples, max(size, len(examples))), f"the longest of {which} {len(looked):,} rows{told}"
+        source = f"the longest of {which} {len(looked):,} rows{told}"
+        return collate(examples, max(size, len(examples))), source, tuple(map(str, bad))
 
     def find_prompts(self, rows: RowDataset, size: int) -> tuple[tuple[models.Prompt, ...], str]:
         """Make the longest questions that are answered together; say where they come from."""

@@ -96,6 +96,12 @@ class RowFacts:
     n_read: int
     bad: Sequence[str] = ()
 
+    def with_bad(self, reasons: Sequence[str]) -> "RowFacts":
+        """Take note of further reasons why rows cannot be learned from; one for each row, whose name comes first."""
+        known = {reason.partition(": ")[0] for reason in self.bad}
+        more = {reason.partition(": ")[0]: reason for reason in reasons}
+        return attrs.evolve(self, bad=(*self.bad, *(more[row] for row in more if row not in known)))
+
     @property
     def skips_bad(self) -> bool:
         """Whether the recipe leaves bad rows out."""
@@ -118,6 +124,7 @@ class FitFacts:
         peak_gb: What a step will need then.
         memory_gb: What the machine has.
         fits: Whether anything did.
+        bad: Why further rows cannot be learned from, as the model's template, tokenizer and processor say.
     """
 
     n_tokens: int
@@ -127,6 +134,7 @@ class FitFacts:
     peak_gb: float
     memory_gb: float
     fits: bool = True
+    bad: Sequence[str] = ()
 
 
 def estimate_tokens(text: str) -> int:

@@ -180,6 +180,7 @@ def _plan(base: Recipe, keys: Mapping[str, Any], memory_gb: float | None) -> Fit
         peak_gb=plan.peak / 1e9,
         memory_gb=plan.memory / 1e9,
         fits=plan.peak <= USABLE * plan.memory,
+        bad=tuple(" ".join(reason.split()) for reason in plan.longest_rows.bad),
     )
 
 

@@ -1,12 +1,17 @@
 """Buffers of a graph: which are shared, which are taken over, and until when the device holds them."""
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import mlx.core as mx
+import pytest
 
-from vlora.estimate.graph import Array, Graph, Node
-from vlora.estimate.liveness import Queue, peak_memory
+from vlora.estimate.graph import VIEWS, Array, Graph, Node
+from vlora.estimate.liveness import Queue, count_dispatches, peak_memory
+from vlora.estimate.planner import find_queue
+from vlora.recipe.resources import MemorySection
 
 
 def graph_of(*lines: tuple[str, str, str], outputs: str, size: int = 4) -> Graph:
@@ -51,6 +56,80 @@ def test_command_buffers_are_counted_as_mlx_does() -> None:
     # The first knows a, b and c, each one after it one more.
     assert buffers(n_operations=9, n_elements=3 * size, counts_buffers=True) == 5
     assert buffers(n_operations=9, n_elements=5 * size, counts_buffers=True) == 6
+
+
+def test_a_result_in_the_buffer_of_an_input_leaves_it_free_for_the_next() -> None:
+    """A queued operation holds on to what it reads, but not to the buffer that its result has taken over."""
+    chain = graph_of(("Matmul", "ab", "c"), ("Select", "cm", "d"), ("Softmax", "d", "e"), outputs="e")
+    read_twice = graph_of(("Matmul", "ab", "c"), ("Exp", "c", "d"), ("Multiply", "cd", "e"), outputs="e")
+    one, queue = 4 * 4 * 4, Queue(n_operations=9, n_tasks=9)
+
+    assert peak_memory(chain, held="abm", queue=queue).nbytes == 4 * one
+    # The product cannot have c, which is still read, and takes d.
+    assert peak_memory(read_twice, held="ab", queue=queue).nbytes == 4 * one
+
+
+def test_arrays_that_wait_together_keep_their_own_buffers() -> None:
+    """What several arrays become that wait for one is each of them, and not the first."""
+    names = ("a", "b", "c", "d", "e")
+    graph = Graph(
+        arrays={name: Array((4, 4), 4) for name in names},
+        nodes=(Node("Depends", "", ("a", "b"), ("c", "d")), Node("Matmul", "", ("d", "d"), ("e",))),
+        inputs=("a", "b"),
+        outputs=("c", "e"),
+    )
+
+    # b is read last, and free behind the product; a is a result.
+    assert peak_memory(graph).nbytes == 3 * 64
+    assert peak_memory(attrs.evolve(graph, outputs=("e",))).nbytes == 2 * 64
+
+
+@pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="counts what MLX queues on a CPU")
+@pytest.mark.parametrize(
+    ("name", "n_dispatches", "operation"),
+    [
+        ("Exp", 2, lambda x, _: mx.exp(x)),
+        ("Matmul", 2, lambda x, y: x @ y),
+        ("AddMM", 3, lambda x, y: mx.addmm(y, x, y)),
+        ("Concatenate", 3, lambda x, y: mx.concatenate([x, y])),
+        ("Depends", 1, lambda x, y: mx.depends([x], [y])[0]),
+    ],
+)
+def test_dispatches_are_those_of_mlx(
+    name: str, n_dispatches: int, operation: Callable[[mx.array, mx.array], mx.array]
+) -> None:
+    """MLX runs no more dispatches ahead than the queue says: a large array is free behind so many of an operation."""
+    node = Node(name, "", ("x", "y"), ("z",))
+    queue = find_queue(MemorySection())
+    size, small = 2**22, mx.ones((8, 8))
+    # A slice follows each concatenation.
+    n_operations = -(-queue.n_tasks * queue.n_dispatches // (n_dispatches + (name == "Concatenate")))
+    mx.eval(small)
+    mx.synchronize()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    found = small + mx.full((size,), small[0, 0]).sum()
+    for _ in range(n_operations):
+        found = operation(found, small)[:8] if name == "Concatenate" else operation(found, small)
+    mx.eval(mx.full((size,), found[0, 0]).sum())
+
+    assert (1 if name in VIEWS else count_dispatches(node)) == n_dispatches
+    assert mx.get_peak_memory() - before < 1.5 * 4 * size
+
+
+def test_a_queue_of_dispatches_frees_what_lies_behind_it() -> None:
+    """A command buffer of four dispatches takes two products, or one and a third of those that add up."""
+    one, names = 4 * 4 * 4, "abcdefghijklmnopq"
+
+    def n_kept(name: str, factors: str, n_tasks: int) -> int:
+        lines = [(name, f"{made}{factors}", after) for made, after in itertools.pairwise(names)]
+        graph = graph_of(*lines, outputs=names[-1])
+        return peak_memory(graph, held="az", queue=Queue(n_dispatches=4, n_tasks=n_tasks)).nbytes // one - 2
+
+    # What is made, and what those read that may wait.
+    assert [n_kept("Matmul", "z", n_tasks) for n_tasks in (1, 3)] == [3, 7]
+    assert [n_kept("AddMM", "zz", n_tasks) for n_tasks in (1, 3)] == [3, 6]
 
 
 def test_what_is_repeated_is_counted_once() -> None:

@@ -24,6 +24,19 @@ def test_what_a_gradient_reads_runs_again() -> None:
     assert [node.inputs for node in found.nodes if again.inputs[0] in node.outputs] == [("x", "g")]
 
 
+def test_a_checkpoint_waits_for_its_results() -> None:
+    """All arguments begin anew together, behind what it returned and before any gradient is there, as MLX has it."""
+    forward = (("Multiply", "xm", "a"), ("Multiply", "yk", "o"), ("Matmul", "ao", "b"), ("Multiply", "bn", "c"))
+    backward = (("Multiply", "ng", "d"), ("Add", "do", "e"), ("Add", "ea", "h"), ("Multiply", "mh", "f"))
+    graph = graph_of(*forward, *backward, ("Sum", "c", "s"), outputs="fs")
+    region = RematRegion(enters=frozenset("mk"), leaves=frozenset("n"), waits="results")
+    (again,) = (node for node in rematerialize(graph, [region]).nodes if node.name == "Depends")
+
+    assert {*again.inputs[:2]} == {"x", "y"}
+    assert again.inputs[2:] == ("b",)
+    assert len(again.outputs) == 2
+
+
 def test_a_region_without_a_gradient_runs_once() -> None:
     """Nothing behind it asks for one."""
     graph = graph_of(*FORWARD, outputs="c")

@@ -18,6 +18,9 @@ DONATING_OPS = ELEMENTWISE | {
 }
 """Operations whose result reuses the buffer of an input of the same size after its last use."""
 
+N_DISPATCHES = {"AddMM": 2, "Pad": 2, "Scatter": 2, "ScatterAxis": 2, "SliceUpdate": 2}
+"""Parts of operations that first copy what they add to or write into; others have one part."""
+
 
 @attrs.frozen(kw_only=True)
 class Peak:
@@ -44,6 +47,8 @@ class Queue:
         n_tasks: Most command buffers in flight, including the one that is being filled.
         limit: Bytes in use beyond which MLX waits for committed command buffers before it goes on.
         counts_buffers: Whether each array, outputs included, counts once per command buffer; else each input counts.
+        n_dispatches: Where it is not 0, a command buffer ends after so many dispatches (see `count_dispatches`), and
+            operations and numbers do not count.
     """
 
     n_operations: int = 1
@@ -51,6 +56,14 @@ class Queue:
     n_tasks: int = 0
     limit: int = 2**62
     counts_buffers: bool = False
+    n_dispatches: int = 0
+
+
+def count_dispatches(node: Node) -> int:
+    """Count what MLX queues on a CPU for an operation that makes an array: its parts, and what frees its inputs."""
+    if node.name == "Concatenate":
+        return len(node.inputs) + 1
+    return 1 + N_DISPATCHES.get(node.name, 1)
 
 
 @attrs.define(eq=False)
@@ -122,6 +135,7 @@ class _Memory:
     _done: int = attrs.field(default=-1, init=False)
     _counted: set[int] = attrs.field(factory=set, init=False)
     _n_operations: int = attrs.field(default=0, init=False)
+    _n_dispatches: int = attrs.field(default=0, init=False)
     _n_elements: int = attrs.field(default=0, init=False)
 
     def place_inputs(self, inputs: Sequence[str], held: frozenset[str]) -> None:
@@ -137,14 +151,16 @@ class _Memory:
     def run(self, node: Node, *, copies_for_matmul: bool) -> None:
         view = _view_strides(node, self.arrays, self._layouts)
         if view is not None:
-            source = self._layouts[node.inputs[0]]
-            for output, strides in zip(node.outputs, view, strict=True):
+            for number, (output, strides) in enumerate(zip(node.outputs, view, strict=True)):
+                source = self._layouts[node.inputs[number if node.name == "Depends" else 0]]
                 if self.uses[output]:
                     size = _view_size(node, self.arrays[output].shape, strides, source.size)
                     self._keep(output, source.buffer, strides, size)
+            self._dispatch(node.name != "Mark")
         else:
-            if node.name in ("Matmul", "AddMM") and copies_for_matmul:
-                self._copy_matrices(node)
+            copied = self._find_copied(node) if copies_for_matmul else ()
+            self._dispatch(count_dispatches(node) + len(copied))
+            self._copy_matrices(copied)
             self._count(node.inputs)
             self._make(node)
             self._note()
@@ -156,24 +172,30 @@ class _Memory:
     def _make(self, node: Node) -> None:
         taken = self._donated_buffer(node)
         for array in node.inputs:
-            self._layouts[array].buffer.last_read = self._task
+            # MLX keeps what a queued operation reads, except for the buffer that its result takes over.
+            if (buffer := self._layouts[array].buffer) is not taken:
+                buffer.last_read = self._task
         for output in node.outputs:
-            buffer = taken or self._allocate(output, self.arrays[output].nbytes)
+            made = taken or self._allocate(output, self.arrays[output].nbytes)
             taken = None
-            self._keep(output, buffer, self._result_strides(node, self.arrays[output].shape))
+            self._keep(output, made, self._result_strides(node, self.arrays[output].shape))
             if self.queue.counts_buffers:
                 self._count([output])
             if not self.uses[output]:
                 self.uses[output] = 1
                 self._forget(output)
 
-    def _copy_matrices(self, node: Node) -> None:
-        for array in node.inputs[:2]:
-            if not is_matrix(self.arrays[array].shape, self._layouts[array].strides):
-                buffer = self._allocate(array, self.arrays[array].nbytes)
-                self._pending_release.append((self._task, buffer))
-                self._count([array])
-                self._n_operations += 1
+    def _find_copied(self, node: Node) -> list[str]:
+        """Find the matrices that are copied before a product."""
+        factors = node.inputs[:2] if node.name in ("Matmul", "AddMM") else ()
+        return [name for name in factors if not is_matrix(self.arrays[name].shape, self._layouts[name].strides)]
+
+    def _copy_matrices(self, copied: Iterable[str]) -> None:
+        for array in copied:
+            buffer = self._allocate(array, self.arrays[array].nbytes)
+            self._pending_release.append((self._task, buffer))
+            self._count([array])
+            self._n_operations += 1
 
     def _allocate(self, name: str, nbytes: int) -> _Buffer:
         buffer = _Buffer(name, nbytes)
@@ -201,8 +223,21 @@ class _Memory:
                 self._n_elements += layout.size
             self._counted.add(id(layout.buffer))
 
+    def _dispatch(self, n: int) -> None:
+        """Count the dispatches of an operation; the last of them keeps what it reads until it has run."""
+        if self.queue.n_dispatches:
+            self._n_dispatches += n
+            self._task = max(0, self._n_dispatches - 1) // self.queue.n_dispatches
+
     def _commit(self) -> None:
         """Start a new command buffer if this one is full; wait if too many buffers or bytes are in use."""
+        if self.queue.n_dispatches:
+            n_committed = self._n_dispatches // self.queue.n_dispatches
+            self._waited_for = n_committed - 1
+            self._free(n_committed - self.queue.n_tasks)
+            while self._total > self.queue.limit and self._done < self._waited_for:
+                self._free(self._done + 1)
+            return
         if self._n_operations > self.queue.n_operations or self._n_elements > self.queue.n_elements:
             self._waited_for = self._task
             self._begin_command_buffer()

@@ -228,7 +228,7 @@ class _Asked:
             module.update(tree_unflatten(list(params.items())))
             reader.batch = batch
         held = [name for key, name in names.items() if not key.startswith("kept ")]
-        return self.planner.peak(graph, held, is_fused=False).nbytes + _beside_model(self.planner), sizes
+        return self.planner.peak(graph, held).nbytes + _beside_model(self.planner), sizes
 
 
 def _beside_model(planner: Planner) -> int:

@@ -35,9 +35,8 @@ from .trace import trace_embedding, trace_step
 N_TASKS = 11
 """Command buffers that MLX queues ahead of a device: its MAX_ACTIVE_TASKS, and the one that it fills."""
 
-OPERATIONS_OF_A_CPU, UNFUSED_OPERATIONS_OF_A_CPU = 3, 2
-"""Operations per command buffer on a CPU, of a compiled graph and of another one; measured, since MLX counts about four
-for each operation there."""
+DISPATCHES_OF_A_CPU = 10
+"""Dispatches per command buffer on a CPU: MLX's DISPATCHES_PER_TASK."""
 
 UNPLANNABLE = 1 << 62
 """Bytes returned for a step with arrays too large for MLX: more than any device has."""
@@ -130,11 +129,9 @@ class Planner:
             return {"weights": nbytes}
         return {"weights": nbytes - self.divided.n_elsewhere, "gathered weights": self.divided.n_gathered}
 
-    def peak(self, graph: Graph, weights: Iterable[str], *, is_fused: bool = True) -> Peak:
+    def peak(self, graph: Graph, weights: Iterable[str]) -> Peak:
         """Find the peak of a graph on this machine; the weights among its inputs are never freed."""
         queue = attrs.evolve(find_queue(self.recipe.memory, is_divided=self.divided is not None), limit=self.limit)
-        if device_kind() == "cpu" and not is_fused:
-            queue = attrs.evolve(queue, n_operations=UNFUSED_OPERATIONS_OF_A_CPU)
         return peak_memory(graph, held=weights, queue=queue, copies_for_matmul=device_kind() != "metal")
 
     def _make_step(self, backbone: Any) -> Any:
@@ -171,7 +168,7 @@ def find_queue(section: MemorySection, *, is_divided: bool = False) -> Queue:
     """
     kind = device_kind()
     if kind == "cpu":
-        return Queue(n_operations=OPERATIONS_OF_A_CPU, n_tasks=N_TASKS)
+        return Queue(n_dispatches=DISPATCHES_OF_A_CPU, n_tasks=N_TASKS)
     given = section.max_mb_per_buffer if kind == "cuda" else None
     limits = find_buffer_limits(mx.device_info(), given, os.environ, is_divided=is_divided)
     return Queue(

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Literal
 
 import attrs
 
@@ -17,15 +18,18 @@ class RematRegion:
         enters: Marks that its arguments are multiplied by.
         leaves: Marks that its results are multiplied by.
         first: The mark of the argument whose gradient is passed on after those of all others; None if there is none.
+        waits: What the recomputation waits for: the gradients of the results, or only the results themselves
+            (`mx.checkpoint`).
     """
 
     enters: frozenset[str]
     leaves: frozenset[str]
     first: str | None = None
+    waits: Literal["gradients", "results"] = "gradients"
 
 
 def rematerialize(graph: Graph, regions: Sequence[RematRegion]) -> Graph:
-    """Let the backward pass read copies of the regions' operations, computed after the gradients of their results.
+    """Let the backward pass read copies of the regions' operations, computed after what they wait for.
 
     Args:
         graph: Traced with marks: every argument of a region is multiplied by one when it enters, and every result when
@@ -58,9 +62,10 @@ def rematerialize(graph: Graph, regions: Sequence[RematRegion]) -> Graph:
     for number, region in enumerate(regions):
         starts = {array for mark in region.enters for array in crossed[mark]}
         ends = {array for mark in region.leaves for array in crossed[mark]}
-        after = tuple(array for mark in region.leaves for array in gradients[mark])
-        if after:
-            edited.copy_region(starts, ends, after, f"'{number}")
+        pulled = tuple(array for mark in region.leaves for array in gradients[mark])
+        after = pulled if region.waits == "gradients" else tuple(sorted(ends))
+        if pulled:
+            edited.copy_region(starts, ends, after, f"'{number}", is_checkpoint=region.waits == "results")
     nodes = topological_order(list({id(node): node for node in edited.made_by.values()}.values()))
     return bypass(attrs.evolve(graph, nodes=tuple(nodes), arrays=edited.arrays), frozenset({"Mark"}))
 
@@ -115,7 +120,9 @@ class _EditableGraph:
                 entered.update(node.outputs)
         return entered
 
-    def copy_region(self, starts: set[str], ends: set[str], after: tuple[str, ...], suffix: str) -> None:
+    def copy_region(
+        self, starts: set[str], ends: set[str], after: tuple[str, ...], suffix: str, *, is_checkpoint: bool
+    ) -> None:
         """Let outside readers of a region read copies that are made after the arrays `after`."""
         inside = self.between(starts, ends)
         wanted: list[str] = []
@@ -127,19 +134,31 @@ class _EditableGraph:
                     self.replace(node, attrs.evolve(node, inputs=inputs))
                     wanted.append(array)
         copied: set[str] = set()
+        begun: list[Node] = []
         while wanted:
             node = self.made_by[wanted.pop()]
             if node.outputs[0] in copied:
                 continue
             copied.add(node.outputs[0])
             if node.outputs[0] in starts:
-                name, own, more = "Depends", node.inputs, after
-            else:
-                n_own = len(node.outputs) if node.name == "Depends" else len(node.inputs)
-                name, own, more = node.name, node.inputs[:n_own], after if node.name == "Depends" else ()
-                wanted.extend(array for array in own if array in inside)
-            is_start = node.outputs[0] in starts
-            inputs = tuple(f"{array}{suffix}" if array in inside and not is_start else array for array in own)
-            outputs = tuple(f"{output}{suffix}" for output in node.outputs)
-            self.arrays.update({new: self.arrays[old] for new, old in zip(outputs, node.outputs, strict=True)})
-            self.add(Node(name, node.arguments, (*inputs, *more), outputs))
+                begun.append(node)
+                continue
+            own, more = node.inputs, tuple[str, ...]()
+            if node.name == "Depends" and not is_checkpoint:
+                # What a gradient of vlora's own repeats waits for what arrives there.
+                own, more = node.inputs[: len(node.outputs)], after
+            wanted.extend(array for array in own if array in inside)
+            inputs = tuple(f"{array}{suffix}" if array in inside else array for array in own)
+            self._add_copy(node.name, node.arguments, (*inputs, *more), node.outputs, suffix)
+        # The arguments of a checkpoint begin anew together.
+        for nodes in [begun] if is_checkpoint else [[node] for node in begun]:
+            if nodes:
+                own = tuple(node.inputs[0] for node in nodes)
+                self._add_copy("Depends", "", (*own, *after), tuple(node.outputs[0] for node in nodes), suffix)
+
+    def _add_copy(
+        self, name: str, arguments: str, inputs: tuple[str, ...], outputs: tuple[str, ...], suffix: str
+    ) -> None:
+        copies = tuple(f"{output}{suffix}" for output in outputs)
+        self.arrays.update({new: self.arrays[old] for new, old in zip(copies, outputs, strict=True)})
+        self.add(Node(name, arguments, inputs, copies))

@@ -8,7 +8,7 @@ keeps for its gradient is declared with `vlora.ops.custom_vjp`.
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
@@ -32,9 +32,21 @@ class Marks:
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Trace a function as a plain one with marked boundaries."""
-        return lambda *args, **kwargs: self.run(function, args, kwargs, is_ordered=False)
+        return lambda *args, **kwargs: self.run(function, args, kwargs)
 
-    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, *, is_ordered: bool) -> Any:
+    def checkpoint(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Replace `mx.checkpoint`, whose recomputation waits for the function's results, not for their gradients."""
+        return lambda *args, **kwargs: self.run(function, args, kwargs, waits="results")
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        *,
+        is_ordered: bool = False,
+        waits: Literal["gradients", "results"] = "gradients",
+    ) -> Any:
         """Run a function between marks; `is_ordered` where the gradient of its first argument follows the others."""
         enters = [self._next() for _ in args] or [self._next()]
         leave = self._next()
@@ -45,7 +57,7 @@ class Marks:
         results = tree_map(functools.partial(self._mark, name=leave), function(*args, **kwargs))
         # Appended when it ends: inner ones come first.
         first = enters[0] if is_ordered else None
-        self.regions.append(RematRegion(enters=frozenset(enters), leaves=frozenset({leave}), first=first))
+        self.regions.append(RematRegion(enters=frozenset(enters), leaves=frozenset({leave}), first=first, waits=waits))
         return results
 
     def _next(self) -> str:
@@ -168,7 +180,7 @@ def _stand_ins(marks: Marks) -> list[tuple[Any, str, Any]]:
         return depends(inputs, [mx.stop_gradient(value) for _, value in tree_flatten(dependencies)])
 
     found: list[tuple[Any, str, Any]] = [
-        (mx, "checkpoint", marks.wrap),
+        (mx, "checkpoint", marks.checkpoint),
         # Compiled, it would ask for the values of the marks in it; `compile_graph` comes later.
         (mx, "compile", lambda function, **_: function),
         (mx, "custom_function", lambda function: _ForeignFunction(function, marks)),

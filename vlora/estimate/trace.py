@@ -51,6 +51,7 @@ def trace(
             enters=frozenset(graph_names[mark] for mark in region.enters),
             leaves=frozenset(graph_names[mark] for mark in region.leaves),
             first=None if region.first is None else graph_names[region.first],
+            waits=region.waits,
         )
         for region in marks.regions
     ]

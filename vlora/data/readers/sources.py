@@ -14,6 +14,7 @@ from typing import Any
 from ...errors import SplitError
 from ...system.files import expand
 from ..format.lookalikes import SUFFIXES
+from .captioned_folders import has_captions, open_captions
 from .csv_files import CSV_SUFFIXES, open_csv
 from .hub import find_repository
 from .image_folders import METADATA, FolderFile, open_images
@@ -70,7 +71,9 @@ def has_one_split(path: Path) -> bool:
 def has_configurations(path: Path) -> bool:
     """Whether a local path is a data set that may have several, as those of the hub: a folder, no saved table."""
     is_saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    return path.is_dir() and not is_saved and not _is_image_folder(path)
+    if not path.is_dir() or is_saved:
+        return False
+    return not _is_image_folder(path) and not has_captions(path, IMAGE_SUFFIXES, FILE_SUFFIXES)
 
 
 def open_source(path: str, split: str, config: str | None, revision: str | None = None) -> tuple[Table, Path | None]:
@@ -142,6 +145,14 @@ def _open_stored(path: str, local: Path, split: str, config: str | None, revisio
         return open_table(splits[split])
     if (local / "state.json").is_file():
         return open_table(datasets.load_from_disk(str(local)))
+    return _open_folder(local, split, config)
+
+
+def _open_folder(local: Path, split: str, config: str | None) -> Table:
+    import datasets
+
+    if has_captions(local, IMAGE_SUFFIXES, FILE_SUFFIXES):
+        return open_captions(local, IMAGE_SUFFIXES, split)
     if _is_image_folder(local):
         return _open_built(datasets.load_dataset_builder("imagefolder", data_dir=str(local)), split, local)
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder

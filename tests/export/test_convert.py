@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 from tests.arrays import load_arrays
 from vlora.adapters.layers import LoRALinear
 from vlora.adapters.merge import Rounding, unpacked
+from vlora.export import rewrite
 from vlora.export.convert import convert
 from vlora.export.shards import ShardWriter
 from vlora.export.trained import Trained
@@ -96,6 +97,25 @@ def test_a_quantized_base_becomes_dense(tmp_path: Path) -> None:
     assert mx.array_equal(arrays["b.weight"], unpacked(packed, PACKED).astype(mx.bfloat16))
     assert arrays["a.weight"].dtype == arrays["b.weight"].dtype == mx.bfloat16
     assert rounding == Rounding()
+
+
+def test_a_packed_table_is_never_whole_as_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is unpacked as it is written, in less memory than it takes unpacked."""
+    monkeypatch.setattr(rewrite, "MOST_AT_ONCE", 1 << 15)
+    module = Base(mx.bfloat16)
+    module.table = nn.QuantizedEmbedding(8192, 256, 64, 4)
+    packed = {part: module.table[part] for part in ("weight", "scales", "biases")}
+    expected, size = unpacked(packed, {**PACKED, "group_size": 64}), 8192 * 256 * packed["scales"].dtype.size
+    mx.eval(module.parameters(), expected)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    found = trained(module)
+    writer = ShardWriter(tmp_path, "mlx")
+    convert(found, module, {}, writer)
+    assert mx.get_peak_memory() - before < size / 2
+    (file,) = writer.close()
+    assert mx.array_equal(load_arrays(file)["table.weight"], expected.astype(packed["scales"].dtype))
 
 
 def test_a_tied_head_is_the_trained_table(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from .trained import Trained
 
 PARTS = ("weight", "scales", "biases")
 
-MOST_AT_ONCE = 1 << 21
-"""Numbers of a layer that are unpacked and packed at a time: 8 MB in float32."""
+MOST_AT_ONCE = 1 << 20
+"""Numbers of a layer that are unpacked and packed at a time: 4 MB in float32."""
 
 
 @attrs.define(eq=False)
@@ -161,6 +161,28 @@ def requantized(
     scheme: models.Scheme,
     dtype: mx.Dtype | None,
 ) -> tuple[dict[str, mx.array], tuple[float, float, float]]:
+    """Quantize a layer's trained weights; arguments as for `requantized_blocks`.
+
+    Returns:
+        Its parts, and what quantizing has changed; see `squares`. Nothing is counted of what was not trained.
+    """
+    found: dict[str, list[mx.array]] = {}
+    sums = (0.0, 0.0, 0.0)
+    for parts, more in requantized_blocks(trained, layer, base, own, scheme, dtype):
+        sums = (sums[0] + more[0], sums[1] + more[1], sums[2] + more[2])
+        for part, value in parts.items():
+            found.setdefault(part, []).append(value)
+    return {part: joined(values) for part, values in found.items()}, sums
+
+
+def requantized_blocks(
+    trained: Trained,
+    layer: str,
+    base: Mapping[str, mx.array],
+    own: models.Scheme | None,
+    scheme: models.Scheme,
+    dtype: mx.Dtype | None,
+) -> Iterator[tuple[dict[str, mx.array], tuple[float, float, float]]]:
     """Quantize a layer's trained weights, some rows at a time.
 
     Args:
@@ -171,12 +193,10 @@ def requantized(
         scheme: How it is to be quantized.
         dtype: Of the new scales, where they are numbers.
 
-    Returns:
-        Its parts, and what quantizing has changed; see `squares`. Nothing is counted of what was not trained.
+    Yields:
+        The parts of some rows, and what quantizing has changed of them, as `requantized` gives it.
     """
     is_counted = trained.changes(f"{layer}.weight") or own is not None
-    found: dict[str, list[mx.array]] = {}
-    sums = [0.0, 0.0, 0.0]
     for rows in row_blocks(base["weight"], own):
         index = (rows, *(slice(None) for _ in base["weight"].shape[1:]))
         parts = {part: value[rows] for part, value in base.items() if part in PARTS}
@@ -184,16 +204,20 @@ def requantized(
         after = trained.after(f"{layer}.weight", weight, index).astype(mx.float32)
         new = quantized_parts(after if dtype is None else after.astype(dtype), scheme)
         mx.eval(new)
+        sums = (0.0, 0.0, 0.0)
         if is_counted:
-            before = trained.before(f"{layer}.weight", weight, index)
-            sums = [sum(pair) for pair in zip(sums, squares(before, after, unpacked(new, scheme)), strict=True)]
-        for part, value in new.items():
-            found.setdefault(part, []).append(value)
-        del parts, weight, after, new
+            sums = squares(trained.before(f"{layer}.weight", weight, index), after, unpacked(new, scheme))
+        del parts, weight, after
+        yield new, sums
         mx.clear_cache()
-    joined = {part: mx.concatenate(values) if len(values) > 1 else values[0] for part, values in found.items()}
-    mx.eval(joined)
-    return joined, (sums[0], sums[1], sums[2])
+
+
+def joined(blocks: list[mx.array]) -> mx.array:
+    """Join the rows of blocks; these are let go."""
+    whole = mx.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+    blocks.clear()
+    mx.eval(whole)
+    return whole
 
 
 def _has_whole_rows(piece: Piece, pieces: tuple[Piece, ...]) -> bool:
@@ -222,11 +246,15 @@ def rewrite(rewriter: Rewriter, paths: list[Path], writer: ShardWriter) -> None:
     """Write a folder's files again, a tensor at a time."""
     for path in paths:
         tensors = read_arrays(path)
+        writer.expect(tensors)
         # The parts of a quantized layer stand together in this order.
         for name in sorted(tensors):
             new = rewriter.tensor(name, tensors.pop(name))
             if new is not None:
                 writer.add(name, new)
+            # What was read goes before more is.
+            del new
+            mx.clear_cache()
         if len(paths) > 1:
             writer.flush()
 

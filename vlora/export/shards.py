@@ -1,20 +1,60 @@
 """Weights written as the hub expects them: files of some gigabytes, and an index that says what is in which."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import attrs
 import mlx.core as mx
+import numpy as np
 
 from ..output.atomic import sync
+from ..system.safetensors_header import LENGTH, METADATA
 
 LARGEST = 5 * 10**9
 """Bytes of a file at most, as huggingface_hub divides models."""
 
 INDEX_NAME = "model.safetensors.index.json"
 
+ENTRY = 160
+"""Bytes of a header that an array takes besides its name, at most: its type, up to eight axes and two places."""
+
+DTYPES: Mapping[mx.Dtype, str] = {
+    mx.bool_: "BOOL",
+    mx.uint8: "U8",
+    mx.uint16: "U16",
+    mx.uint32: "U32",
+    mx.uint64: "U64",
+    mx.int8: "I8",
+    mx.int16: "I16",
+    mx.int32: "I32",
+    mx.int64: "I64",
+    mx.float16: "F16",
+    mx.bfloat16: "BF16",
+    mx.float32: "F32",
+    mx.float64: "F64",
+    mx.complex64: "C64",
+}
+"""MLX's types in safetensors' words."""
+
+
+@attrs.frozen(eq=False)
+class Rows:
+    """An array that comes some rows at a time.
+
+    Attributes:
+        dtype: Its type.
+        shape: Its shape.
+        blocks: Its rows, in their order, each block of this type.
+    """
+
+    dtype: mx.Dtype
+    shape: tuple[int, ...]
+    blocks: Iterable[mx.array]
+
 
 class ShardWriter:
-    """Writes arrays file by file; holds those of one file at most."""
+    """Writes arrays file by file, each as soon as it is given; holds none of them."""
 
     def __init__(self, folder: Path, form: str, largest: int = LARGEST) -> None:
         """Begin.
@@ -25,33 +65,68 @@ class ShardWriter:
             largest: Bytes of a file at most, but for a single array that has more.
         """
         self.folder, self.form, self.largest = folder, form, largest
-        self._waiting: dict[str, mx.array] = {}
+        self._expected: set[str] = set()
+        self._room = self._used = 0
+        self._entries: dict[str, dict[str, object]] = {}
         self._n_bytes = 0
         self._written: list[tuple[Path, list[str]]] = []
         self.total = 0
         self.n_params = 0
 
-    def add(self, name: str, array: mx.array) -> None:
-        """Take an array; what is full is written."""
-        if self._waiting and self._n_bytes + array.nbytes > self.largest:
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"part-{len(self._written):05d}.safetensors"
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Say which arrays may come: a header stands before its arrays, and room is left for them in it."""
+        self._expected = set(names)
+
+    def add(self, name: str, array: mx.array | Rows) -> None:
+        """Write an array; begin a new file with it if the one that is open would have too much."""
+        rows = array if isinstance(array, Rows) else Rows(array.dtype, array.shape, (array,))
+        size = int(np.prod(rows.shape, dtype=np.int64))
+        n_bytes = size * rows.dtype.size
+        if self._entries and (self._n_bytes + n_bytes > self.largest or self._used + _room(name) > self._room):
             self.flush()
-        self._waiting[name] = array
-        self._n_bytes += array.nbytes
-        self.total += array.nbytes
-        self.n_params += array.size
+        if not self._entries:
+            self._open(name)
+        places = [self._n_bytes, self._n_bytes + n_bytes]
+        self._used += _room(name)
+        self._entries[name] = {"dtype": DTYPES[rows.dtype], "shape": list(rows.shape), "data_offsets": places}
+        self._expected.discard(name)
+        with self._path.open("r+b") as file:
+            file.seek(LENGTH.size + self._room + self._n_bytes)
+            found = sum(file.write(_bytes_of(block)) for block in rows.blocks)
+        if found != n_bytes:
+            msg = f"{name}: found {found:,} bytes, expected {n_bytes:,}"
+            raise ValueError(msg)
+        self._n_bytes += n_bytes
+        self.total += n_bytes
+        self.n_params += size
+
+    def _open(self, name: str) -> None:
+        """Begin a file with room for the header of all that may come."""
+        self._used = len(self._header())
+        room = self._used + sum(_room(other) for other in {*self._expected, name})
+        # Readers expect that arrays begin at a multiple of 8.
+        self._room = -(-room // 8) * 8
+        self._path.touch()
+
+    def _header(self) -> bytes:
+        return json.dumps({METADATA: {"format": self.form}, **self._entries}, separators=(",", ":")).encode()
 
     def flush(self) -> None:
         """End a file."""
-        if not self._waiting:
+        if not self._entries:
             return
-        path = self.folder / f"part-{len(self._written):05d}.safetensors"
-        mx.save_safetensors(str(path), self._waiting, metadata={"format": self.form})
-        self._written.append((path, list(self._waiting)))
-        self._waiting, self._n_bytes = {}, 0
-        mx.clear_cache()
+        with self._path.open("r+b") as file:
+            # Spaces behind a header are part of the format.
+            file.write(LENGTH.pack(self._room) + self._header().ljust(self._room))
+        self._written.append((self._path, list(self._entries)))
+        self._entries, self._n_bytes = {}, 0
 
     def close(self) -> list[Path]:
-        """Write what is left, give the files their names, and write the index if there are several."""
+        """End the last file, give the files their names, and write the index if there are several."""
         self.flush()
         count, index = len(self._written), dict[str, str]()
         named = []
@@ -68,3 +143,14 @@ class ShardWriter:
             }
             (self.folder / INDEX_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         return named
+
+
+def _room(name: str) -> int:
+    """Give the bytes of a header that an array takes at most."""
+    return len(json.dumps(name)) + ENTRY
+
+
+def _bytes_of(array: mx.array) -> memoryview:
+    """Give the bytes of an array as they lie in memory, without a copy where it is contiguous."""
+    data: memoryview = np.asarray(array.reshape(-1).view(mx.uint8)).data
+    return data

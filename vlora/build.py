@@ -31,6 +31,8 @@ from .train.step import TrainStep, make_train_step
 from .types import Example, Sample, TrainState
 
 BUILTIN_MODEL = "builtin:tiny-qwen3-vl"
+BUILTIN_FOLDER = "tiny-qwen3-vl"
+"""Beside the output of the run that has built it."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -73,7 +75,7 @@ def find_model(recipe: Recipe) -> models.ModelFiles:
     paths = output_paths(recipe)
     refuse_model_folder(paths)
     if section.path == BUILTIN_MODEL:
-        folder = paths.folder.parent / "tiny-qwen3-vl"
+        folder = paths.folder.parent / BUILTIN_FOLDER
         section = attrs.evolve(section, path=str(models.build_tiny_qwen3_vl(folder, seed=recipe.train.seed)))
     files = models.find_model(section)
     if _may_add_tokens(section):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.export.adapters import write_adapter
+from vlora import models
+from vlora.build import BUILTIN_FOLDER, BUILTIN_MODEL
 from vlora.cli.main import main
 
 
@@ -22,3 +24,23 @@ def test_the_folder_and_its_use_are_told(tmp_path: Path, capsys: pytest.CaptureF
     assert (found["folder"], found["program"], found["n_layers"]) == (str(tmp_path / "out"), "peft", 2)
     assert main(["export", str(tmp_path / "nothing"), "--to", "peft"]) == 2
     assert capsys.readouterr().err.startswith("vlora: ")
+
+
+def test_adapters_of_the_built_in_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder that training built is found, and named as PEFT's base; other weights there are told."""
+    built = models.build_tiny_qwen3_vl(tmp_path / BUILTIN_FOLDER, seed=1)
+    own = write_adapter(tmp_path, model=built, rank=2, targets=("q_proj",))
+    config = json.loads((own / "adapter_config.json").read_text())
+    config |= {"base_model": BUILTIN_MODEL, "base": {**config["base"], "path": BUILTIN_MODEL}}
+    (own / "adapter_config.json").write_text(json.dumps(config))
+    assert main(["export", str(own), "--to", "peft"]) == 0
+    assert "was trained on" not in capsys.readouterr().out
+    peft = json.loads((own / "peft" / "adapter_config.json").read_text())
+    assert peft["base_model_name_or_path"] == str(built.resolve())
+    for command in (["import", str(own / "peft")], ["fuse", str(own)]):
+        assert main(command) == 0
+        assert f"base: {built.resolve()};" in capsys.readouterr().out
+    built.rename(tmp_path / "away")
+    models.build_tiny_qwen3_vl(built, seed=2)
+    assert main(["export", str(own), "--to", "vllm"]) == 0
+    assert "the weights are others" in capsys.readouterr().out

@@ -16,7 +16,9 @@ from tests.families import FAMILIES
 from vlora import init_state, make_optimizer, models, save_adapter
 from vlora.errors import ModelError
 from vlora.export import peft
-from vlora.export.peft import _apart_from_experts, _without_unread, to_peft, write_peft
+from vlora.export.foreign import import_adapter
+from vlora.export.peft import _apart_from_experts, to_peft, write_peft
+from vlora.export.programs import export
 from vlora.export.saved import open_saved
 from vlora.models.published.peft_layout import BEFORE, PeftArrays
 from vlora.models.published.places import Places
@@ -114,10 +116,21 @@ def test_layers_that_transformers_has_not_are_refused(tmp_path: Path) -> None:
 def test_layers_that_nothing_reads_are_left_out(tmp_path: Path) -> None:
     """Gemma 3n's last layers share keys and values, and have no projections of their own in transformers."""
     own = write_untrained("gemma3n", tmp_path, "k_proj", "v_proj")
+    file = own / "adapters.safetensors"
+    arrays = {name: mx.random.normal(value.shape) for name, value in load_arrays(file).items()}
+    mx.save_safetensors(str(file), arrays)
     with FAMILIES["gemma3n"].while_building():
-        saved = open_saved(str(own))
-    assert len(saved.layers) == 2 * 6
-    assert len(_without_unread(saved).layers) == 2 * 4
+        exported = export(str(own), "peft")
+        back = load_arrays(import_adapter(str(exported.folder)).folder / "adapters.safetensors")
+    # Of four layers that have their own and two that share.
+    assert exported.n_layers == 2 * 4
+    assert exported.notes[0].startswith("4 layers are left out that nothing reads")
+    left_out = [f"layers.{layer}.self_attn.{kind}_proj" for layer in (4, 5) for kind in "kv"]
+    assert {name for name in arrays if name not in back} == {
+        name for name in arrays if any(f".{layer}." in name for layer in left_out)
+    }
+    assert len(back) == 2 * 2 * 4
+    assert all(mx.array_equal(value, arrays[name]) for name, value in back.items())
 
 
 def test_the_folder_appears_whole(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ PLAIN: dict[str, Any] = {
 
 def adapter(outside: tuple[str, ...] = (), **config: Any) -> PeftAdapter:
     places = Places(links={}, shapes={}, tied={}, names=None, is_converted=False)
-    return PeftAdapter(arrays={}, config={**PLAIN, **config}, places=places, is_converted=False, outside=outside)
+    return PeftAdapter(
+        arrays={}, config={**PLAIN, **config}, places=places, is_converted=False, n_layers=0, outside=outside
+    )
 
 
 @pytest.mark.parametrize(

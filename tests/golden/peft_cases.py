@@ -50,7 +50,8 @@ LEFT_OUT = {
     "deepseek_vl_v2": "transformers has only the family's language model",
     "kimi_vl": "transformers has only the family's language model",
     "gemma3n": "its tower has one size, of 294 million parameters, which takes more than an hour; a LoRA on all linear "
-    "layers of language model, tower and connector, compared once, has its logits in PEFT up to 1e-5",
+    "layers of language model, tower and connector, compared once, has its logits in PEFT up to 1e-5; back in vlora "
+    "its factors are the same to the bit, without the four keys and values that nothing reads",
     "gemma4_unified": "transformers gives layers of full attention a v_proj that mlx-vlm's tiny model has not",
     "glm5_next": "transformers wants an indexer in front of each layer that shares one, which the tiny model has not",
     "kimi_k25": "transformers saves other names than were published (the language model's layers as blocks, as the "

@@ -1,11 +1,14 @@
 """The recipe that what is asked was trained by."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from vlora import models
+from vlora.build import BUILTIN_FOLDER, BUILTIN_MODEL
 from vlora.errors import CheckpointError
-from vlora.run.origin import find_adapter_recipe, find_model_recipe, is_adapter
+from vlora.run.origin import find_adapter_recipe, find_built_in, find_model_recipe, is_adapter
 
 
 def test_adapters_are_told_from_models(tmp_path: Path) -> None:
@@ -26,3 +29,22 @@ def test_the_recipe_of_a_model(tmp_path: Path) -> None:
     recipe = find_model_recipe(str(tmp_path))
     assert (recipe.model.path, recipe.data.system, recipe.model.full_finetune) == (str(tmp_path), "Be brief.", False)
     assert find_model_recipe("some/hub-id").model.path == "some/hub-id"
+
+
+def test_the_folder_of_a_base_that_training_has_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the run's folder, from wherever the adapter is named; where that moved alone, it is built within it."""
+    built = models.build_tiny_qwen3_vl(tmp_path / "runs" / BUILTIN_FOLDER, seed=3)
+    own = tmp_path / "runs" / "first"
+    own.mkdir()
+    (own / "adapters.safetensors").touch()
+    (own / "adapter_config.json").write_text(json.dumps({"base_model": BUILTIN_MODEL}))
+    (own / "recipe.toml").write_text('[data]\npath = "x"\n[train]\nseed = 3\n')
+    monkeypatch.chdir(own)
+    for name in (str(own), ".", "adapters.safetensors", "../first"):
+        assert find_adapter_recipe(name).model.path == str(built)
+    assert find_built_in("some/hub-id", own / "adapters.safetensors") == "some/hub-id"
+    (tmp_path / "elsewhere").mkdir()
+    moved = own.rename(tmp_path / "elsewhere" / "moved")
+    assert find_adapter_recipe(str(moved)).model.path == str(moved / BUILTIN_FOLDER)
+    weights = [folder / "model.safetensors" for folder in (built, moved / BUILTIN_FOLDER)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()

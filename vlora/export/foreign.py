@@ -12,6 +12,7 @@ from ..output.atomic import write_whole_folder
 from ..output.base_identity import KEY
 from ..output.checkpoint import save_adapter
 from ..recipe.schema import ModelSection
+from ..run.origin import find_built_in
 from .destination import find_destination
 from .saved import send_to_import
 
@@ -56,6 +57,8 @@ def import_adapter(path: str, model: str | None = None, out: Path | None = None)
     weights, config = read_adapter(path, ARGUMENT)
     folder = find_destination(out, weights.parent / "mlx")
     base = model or named_base(config)
+    if base is not None and model is None:
+        base = find_built_in(base, weights)
     if base is None:
         msg = f"{weights}: does not say on which model it was trained; name that with --model"
         raise CheckpointError(msg)

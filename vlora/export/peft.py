@@ -37,6 +37,8 @@ class PeftAdapter:
         config: What adapter_config.json says.
         places: Where transformers has the parameters.
         is_converted: Whether mlx-vlm converted the base that it names.
+        n_layers: How many of the adapter's layers it has.
+        unread: The adapter's layers that it leaves out, because nothing reads them.
         outside: transformers' modules outside of the language model that have adapters.
     """
 
@@ -44,6 +46,8 @@ class PeftAdapter:
     config: Mapping[str, Any]
     places: Places
     is_converted: bool
+    n_layers: int
+    unread: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
 
 
@@ -57,7 +61,7 @@ def to_peft(saved: Saved) -> PeftAdapter:
     if kind in UNNAMED:
         msg = f"{saved.path}: adapts a model of the type {kind}, whose names in transformers are not known; {FUSE}"
         raise ModelError(msg)
-    saved = _without_unread(saved)
+    every, saved = saved.layers, _without_unread(saved)
     weights = [f"{layer}.weight" for layer in saved.layers]
     alien = next((layer for layer in saved.layers if WITHOUT.get(str(kind)) in layer.split(".")), None)
     if alien is not None:
@@ -79,6 +83,8 @@ def to_peft(saved: Saved) -> PeftAdapter:
         config=config,
         places=places,
         is_converted=places.is_converted,
+        n_layers=len(saved.layers),
+        unread=tuple(name for name in every if name not in saved.layers),
         outside=tuple(link.other.removesuffix(".weight") for name in beside for link in places.links[name]),
     )
 

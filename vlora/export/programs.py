@@ -26,7 +26,7 @@ class Exported:
         program: Who reads it.
         base: What the folder names as its base.
         rank: The largest rank.
-        n_layers: How many layers have an adapter.
+        n_layers: How many of the adapter's layers the folder has.
         n_whole: How many arrays were trained whole.
         notes: What the user should know.
         usage: How the folder is used, line by line.
@@ -71,9 +71,9 @@ def export(adapter: str, program: str, out: Path | None = None, base: str | None
         program=program,
         base=saved.base,
         rank=_largest(made.config),
-        n_layers=len(saved.layers),
+        n_layers=made.n_layers,
         n_whole=len(saved.whole),
-        notes=tuple(_notes(made)),
+        notes=tuple(([] if saved.base_note is None else [saved.base_note]) + _notes(made)),
         usage=tuple(_usage(program, made, folder)),
     )
 
@@ -84,6 +84,11 @@ def _largest(config: Mapping[str, Any]) -> int:
 
 def _notes(made: PeftAdapter) -> list[str]:
     notes = []
+    if made.unread:
+        notes.append(
+            f"{len(made.unread)} layers are left out that nothing reads and transformers has not: {made.unread[0]} and "
+            "the like; they change no logit"
+        )
     if made.is_converted:
         notes.append(
             f"{made.config['base_model_name_or_path']} was converted for MLX, and the folder names it as its base; "

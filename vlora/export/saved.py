@@ -15,6 +15,7 @@ from ..models.published.peft_layout import Factors
 from ..output.base_identity import KEY, BaseIdentity, check_base
 from ..output.checkpoint import read_arrays
 from ..recipe.schema import ModelSection
+from ..run.origin import find_built_in
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,6 +34,7 @@ class Saved:
         layers: The factors of its layers.
         scale: What the products of its factors are multiplied with.
         whole: Parameters that were trained whole.
+        base_note: That it was trained on another base; None if it was not.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Saved:
     layers: Mapping[str, Factors]
     scale: float
     whole: Mapping[str, Array]
+    base_note: str | None = None
 
     @property
     def is_dora(self) -> bool:
@@ -70,22 +73,17 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
     if not name:
         msg = f"{path}: does not say on which model it was trained; name that with --base"
         raise CheckpointError(msg)
-    if config.get("fine_tune_type") not in ("lora", "dora"):
-        msg = f"{path}: found {config.get('fine_tune_type')!r}, which is no adapter; expected a LoRA or DoRA"
-        raise CheckpointError(msg)
-    if config.get("added_tokens"):
-        msg = (
-            f"{path}: was trained with {len(config['added_tokens'])} added tokens, for which an adapter of another "
-            "program has no place; `python -m vlora fuse` writes a model that has them"
-        )
-        raise CheckpointError(msg)
+    _refuse_what_stays(path, config)
+    name = find_built_in(name, path)
     revision = None if base or Path(name).exists() else recorded.get("revision") or config.get("base_revision")
     section = ModelSection(path=name, revision=revision)
     files = models.find_model(section)
     models.fetch_weights(files)
     backbone, _ = models.abstract_backbone(files, section)
+    note = None
     if backbone.base is not None:
-        check_base(BaseIdentity.load(recorded), backbone.base, path, is_strict=False, older=config.get("base_model"))
+        known = BaseIdentity.load(recorded)
+        note = check_base(known, backbone.base, path, is_strict=False, older=config.get("base_model"))
     # Whether every array is there, of the shapes that its configuration says.
     models.load_adapter(models.abstract_backbone(files, section)[0], adapter, files=files)
     layers, whole = _read_factors(path)
@@ -104,7 +102,21 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
         layers=layers,
         scale=scale,
         whole=whole,
+        base_note=note,
     )
+
+
+def _refuse_what_stays(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what is no adapter, and tokens that an adapter brings."""
+    if config.get("fine_tune_type") not in ("lora", "dora"):
+        msg = f"{path}: found {config.get('fine_tune_type')!r}, which is no adapter; expected a LoRA or DoRA"
+        raise CheckpointError(msg)
+    if config.get("added_tokens"):
+        msg = (
+            f"{path}: was trained with {len(config['added_tokens'])} added tokens, for which an adapter of another "
+            "program has no place; `python -m vlora fuse` writes a model that has them"
+        )
+        raise CheckpointError(msg)
 
 
 def send_to_import(path: Path, adapter: str, base: str | None, then: str = "export") -> str:

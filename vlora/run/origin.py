@@ -5,8 +5,11 @@ from typing import Any
 
 import attrs
 
+from .. import models
+from ..build import BUILTIN_FOLDER, BUILTIN_MODEL
 from ..errors import CheckpointError, RecipeError
 from ..models.load.adapter_files import ARGUMENT, named_base, read_adapter
+from ..output.atomic import MODEL_NAME
 from ..output.base_identity import KEY
 from ..output.checkpoint import CONFIG_NAME
 from ..output.paths import RECIPE_NAME, WEIGHTS_SUFFIX
@@ -38,6 +41,7 @@ def find_adapter_recipe(adapter: str, base: str | None = None) -> Recipe:
         msg = f"{weights}: does not say on which model it was trained; name that with --base"
         raise CheckpointError(msg)
     recipe = _read_recipe(weights.parent)
+    path = find_built_in(path, weights)
     scheme: dict[str, Any] = next(iter((config.get("base_quantization") or {}).values()), {})
     is_hub_id = base is None and not Path(path).exists()
     revision = recorded.get("revision") or config.get("base_revision")
@@ -53,6 +57,25 @@ def find_adapter_recipe(adapter: str, base: str | None = None) -> Recipe:
         add_tokens=(),
     )
     return attrs.evolve(recipe, model=model, lora=LoraSection())
+
+
+def find_built_in(base: str, weights: Path) -> str:
+    """Give the folder of an adapter's base that training has built; any other base is given as it is.
+
+    It lies beside the run's folder. Where an adapter has been moved alone, it is built again within the adapter's
+    folder, from the seed of the run's recipe.
+
+    Args:
+        base: The base as the adapter names it.
+        weights: The adapter's file.
+    """
+    if base != BUILTIN_MODEL:
+        return base
+    own = weights.resolve().parent
+    for folder in (own.parent, own.parent.parent, own):
+        if (folder / BUILTIN_FOLDER / MODEL_NAME).is_file():
+            return str(folder / BUILTIN_FOLDER)
+    return str(models.build_tiny_qwen3_vl(own / BUILTIN_FOLDER, seed=_read_recipe(own).train.seed))
 
 
 def find_model_recipe(model: str) -> Recipe:

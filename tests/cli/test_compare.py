@@ -65,13 +65,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One object has the tables."""
+    """One object has the tables, with numbers that need not be read out of texts."""
     folders = make_runs(tmp_path, 2)
     assert main(["compare", *folders, "--json"]) == 0
 
     found = json.loads(capsys.readouterr().out)
     assert (found["event"], found["runs"]) == ("Comparison", folders)
     assert all(len(row["cells"]) == 2 for row in (*found["numbers"], *found["recipe"]))
+    values = {row["name"]: row["values"] for row in found["numbers"]}
+    losses = [json.loads(line).get("loss") for line in (Path(folders[0]) / "metrics.jsonl").read_text().splitlines()]
+    assert values["last train loss"][0] == [loss for loss in losses if loss is not None][-1]
+    assert all(isinstance(value, int) for value in values["steps"])
 
 
 def test_equal_recipes_and_damaged_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,11 +27,13 @@ class Row:
         name: What it is.
         cells: As it is written, one for each run; empty where a run has none.
         best: Which run has the best one; None where none is better.
+        values: As numbers, one for each run, None where a run has none; empty where they are no numbers.
     """
 
     name: str
     cells: tuple[str, ...]
     best: int | None = None
+    values: tuple[float | None, ...] = attrs.field(default=(), eq=False)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -117,7 +119,7 @@ def _compare_recipes(runs: Sequence[RunRecord]) -> Iterable[Row]:
 
 
 def _compare_numbers(runs: Sequence[RunRecord]) -> Iterable[Row]:
-    yield Row(name="steps", cells=tuple(f"{run.step:,}" for run in runs))
+    yield Row(name="steps", cells=tuple(f"{run.step:,}" for run in runs), values=tuple(run.step for run in runs))
     for name in dict.fromkeys(name for run in runs for name in score_names(run)):
         rows = _compare_score(name, runs)
         is_comparable = name != VALID_LOSS or have_one_loss(runs)
@@ -155,7 +157,8 @@ def _compare_score(name: str, runs: Sequence[RunRecord]) -> Iterable[Row]:
     best = [found.best(is_higher_better=is_higher) for found in series]
     values = [None if found is None else found[1] for found in best]
     yield _row(f"best {label}", values, "{:.4f}".format, is_higher_better=is_higher)
-    yield Row(name="  at step", cells=tuple("" if found is None else f"{found[0]:,}" for found in best))
+    steps = tuple(None if found is None else found[0] for found in best)
+    yield Row(name="  at step", cells=tuple("" if step is None else f"{step:,}" for step in steps), values=steps)
     yield _row(f"last {label}", [found.last for found in series], "{:.4f}".format, is_higher_better=is_higher)
 
 
@@ -167,7 +170,7 @@ def _row(
     best = (max if is_higher_better else min)(known, default=None)
     cells = tuple("" if value is None else write(value) for value in values)
     is_one = best is not None and len(known) > 1 and cells.count(write(best)) == 1
-    return Row(name=name, cells=cells, best=list(values).index(best) if is_one else None)
+    return Row(name=name, cells=cells, best=list(values).index(best) if is_one else None, values=tuple(values))
 
 
 def _waited(run: RunRecord) -> float | None:

@@ -160,3 +160,14 @@ def test_a_date_that_no_calendar_has_is_a_bad_row(tmp_path: Path) -> None:
     assert rows[0].turns[1].text == "1970-01-01T00:00:00.000001"
     with pytest.raises(SampleError, match=r"^saved train row 1: cannot read the values"):
         rows[1]
+
+
+def test_reading_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A bar of another package would stand in a log, and within a run's own on a terminal."""
+    pq.write_table(pa.table({"question": ["Well?"] * 3, "answer": ["Yes."] * 3}), tmp_path / "rows.parquet")
+    datasets.enable_progress_bars()
+    rows, _ = read_rows(DataSection(path=str(tmp_path / "rows.parquet")))
+
+    assert len(rows) == 3
+    assert capfd.readouterr().err == ""
+    assert not datasets.utils.are_progress_bars_disabled()

@@ -109,16 +109,21 @@ def open_source(path: str, split: str, config: str | None, revision: str | None 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the log lines of `datasets` and of the hub's client about errors that they also raise."""
+    """Silence the bars of `datasets`, and log lines, its own and the hub's, about errors that are raised, too."""
     import datasets
     from huggingface_hub.utils import logging
 
     levels = [(module, module.get_verbosity()) for module in (datasets.logging, logging)]
     for module, _ in levels:
         module.set_verbosity(module.CRITICAL)
+    has_bars = not datasets.utils.are_progress_bars_disabled()
+    if has_bars:
+        datasets.disable_progress_bars()
     try:
         yield
     finally:
+        if has_bars:
+            datasets.enable_progress_bars()
         for module, level in levels:
             module.set_verbosity(level)
 

@@ -22,7 +22,7 @@ from vlora.export.programs import export
 from vlora.export.saved import open_saved
 from vlora.models.published.peft_layout import BEFORE, PeftArrays
 from vlora.models.published.places import Places
-from vlora.models.published.transformers_names import UNNAMED, find_transformers_names
+from vlora.models.published.transformers_names import find_transformers_names
 from vlora.output.base_identity import KEY
 from vlora.recipe.schema import LoraSection, OptimSection
 
@@ -186,10 +186,28 @@ def test_a_tower_that_was_trained_whole_is_saved_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole["model.visual.blocks.0.norm1.weight"], np.array(norm))
 
 
-def test_an_architecture_whose_names_are_not_known_is_refused() -> None:
-    """The names of the checkpoint would match nothing in transformers' model."""
-    files = SimpleNamespace(config={"model_type": "qwen3_omni_moe"})
-    saved: Any = SimpleNamespace(files=files, path="file", layers={}, whole={})
-    with pytest.raises(ModelError, match=r"^file: adapts a model of the type qwen3_omni_moe, .*vlora fuse"):
-        to_peft(saved)
-    assert all(find_transformers_names({"model_type": kind}) is None for kind in UNNAMED)
+def test_qwen3_omni_is_exchanged_as_its_thinker(tmp_path: Path) -> None:
+    """PEFT adapts that part of the model, whose names lack the part's; nothing changes on the way back."""
+    own = write_untrained("qwen3_omni_moe", tmp_path, "attention", "vision")
+    (base,) = (tmp_path / "base").glob("*.safetensors")
+    published = {"thinker.language_model.model.": "thinker.model.", "thinker.vision_tower.": "thinker.visual."}
+    published["thinker.language_model.lm_head"] = "thinker.lm_head"
+    weights = {}
+    for name, value in load_arrays(base).items():
+        begin = next((begin for begin in published if name.startswith(begin)), "")
+        renamed = published.get(begin, "") + name.removeprefix(begin)
+        weights[renamed.replace("deepstack_merger_list", "merger_list")] = value
+    mx.save_safetensors(str(base), weights, {"format": "pt"})
+    file = own / "adapters.safetensors"
+    arrays = {name: mx.random.normal(value.shape) for name, value in load_arrays(file).items()}
+    mx.save_safetensors(str(file), arrays)
+    exported = export(str(own), "peft")
+    written = load_arrays(exported.folder / "adapter_model.safetensors")
+    assert {".".join(name.removeprefix(BEFORE).split(".")[:2]) for name in written} == {
+        "model.language_model",
+        "model.visual",
+    }
+    assert exported.usage[0].startswith("PeftModel.from_pretrained(Qwen3OmniMoeThinkerForConditionalGeneration.")
+    back = load_arrays(import_adapter(str(exported.folder)).folder / "adapters.safetensors")
+    assert back.keys() == arrays.keys()
+    assert all(mx.array_equal(value, arrays[name]) for name, value in back.items())

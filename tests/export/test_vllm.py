@@ -1,5 +1,6 @@
 """What vLLM does not take is refused before it is written, and what it takes is served by one command."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ def test_a_base_that_names_no_architecture_is_refused() -> None:
     """That name is the only one by which vLLM finds its class."""
     with pytest.raises(ModelError, match=r"has no architectures, by which vLLM finds its class; .* --base"):
         check_vllm(adapter(), {"model_type": "qwen3_vl"})
+
+
+def test_the_thinker_of_qwen3_omni_is_named_as_it_was_published() -> None:
+    """It passes over the names that transformers has for that part of the model."""
+    modules = ["model.language_model.layers.0.self_attn.q_proj", "model.visual.blocks.0.attn.qkv"]
+    stacks = ["model.language_model.layers.0.mlp.experts.down_proj"]
+    made = adapter(target_modules=modules, target_parameters=stacks, rank_pattern={re.escape(modules[1]): 6})
+    made = attrs.evolve(made, arrays={f"base_model.model.{name}.lora_A.weight": np.zeros(1) for name in modules})
+    kind = {"architectures": ["Qwen3OmniMoeForConditionalGeneration"], "model_type": "qwen3_omni_moe"}
+    found = to_vllm(made, kind)
+    named = ["thinker.model.layers.0.self_attn.q_proj", "thinker.visual.blocks.0.attn.qkv"]
+    assert found.config["target_modules"] == named
+    assert found.config["target_parameters"] == ["thinker.model.layers.0.mlp.experts.down_proj"]
+    assert list(found.arrays) == [f"base_model.model.{name}.lora_A.weight" for name in named]
+    assert re.fullmatch(next(iter(found.config["rank_pattern"])), named[1])
 
 
 def test_the_command_names_what_it_needs() -> None:

@@ -17,11 +17,13 @@ class Made:
         settings: What its configuration has in transformers otherwise than in tests/families, by section.
         reads_saved: Whether mlx-vlm is given the configuration that transformers saves, where the one of tests/families
             leaves entries out that the two programs take otherwise.
+        part: The part of transformers' model that reads and writes text; "" where all of it does.
         reads: Which rows of tests/families: images, text, or both.
         note: What the table says of it besides.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
     reads: tuple[int, ...] = (0, 1, 2)
     reads_saved: bool = False
     note: str = ""
@@ -84,4 +86,9 @@ MADE: Mapping[str, Made] = {
         note="with dense layers, as transformers has them, and not with those of a hybrid Granite",
     ),
     "llama4": Made(settings={"text_config": {"attn_temperature_tuning": True}}, reads=TEXT),
+    "qwen3_omni_moe": Made(
+        settings={"talker_config": {"spatial_merge_size": 2}},
+        part="thinker",
+        note="in transformers its thinker, which reads images and writes text, is trained by itself",
+    ),
 }

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
 from .generate import TorchRow
 from .made_cases import IMAGE_TOKEN, MADE
@@ -28,12 +28,17 @@ def make_checkpoint(family: str, work: Path) -> None:
     settings = join(written, case.settings)
     kind = settings.pop("model_type")
     config = AutoConfig.for_model(kind, **settings)
-    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    auto = AutoModelForMultimodalLM if case.part else AutoModelForImageTextToText
+    model = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
     draw_weights(model)
-    model.save_pretrained(work / "reference")
-    files = list((work / "reference").glob("*.safetensors"))
+    whole = work / "reference"
+    if case.part:
+        getattr(model, case.part).save_pretrained(whole)
+        whole = work / "whole"
+    model.save_pretrained(whole)
+    files = list(whole.glob("*.safetensors"))
     if case.reads_saved:
-        files.append(work / "reference" / "config.json")
+        files.append(whole / "config.json")
     for file in files:
         (work / "model" / file.name).write_bytes(file.read_bytes())
 
@@ -76,6 +81,9 @@ def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
                 inputs[key.removeprefix(before)] = tensor if tensor.is_floating_point() else tensor.long()
         if "mm_token_type_ids" in known:
             inputs["mm_token_type_ids"] = (tokens == IMAGE_TOKEN).long()
+        if case.part:
+            # Qwen3-Omni's thinker gives images positions of their own only beside a mask.
+            inputs["attention_mask"] = torch.ones_like(tokens)
         rows.append(TorchRow(inputs, torch.zeros(tokens.shape[1], dtype=torch.bool)))
     return rows
 

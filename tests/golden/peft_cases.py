@@ -61,7 +61,6 @@ LEFT_OUT = {
     "step3p7": "transformers spells the heads of its sliding layers otherwise, and permutes rows of its tower, which "
     "export refuses",
     "unlimited_ocr": "its towers have one size in transformers, of 404 arrays, which the tiny model has not",
-    "qwen3_omni_moe": "export refuses it: its model has three parts in transformers, and none is for rows of text",
     "muse_spark": "vlora does not train it: its layers in mlx-vlm are Metal kernels without gradients",
 }
 """Families that both vlora and transformers have and that are not compared, and why."""

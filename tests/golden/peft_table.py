@@ -29,6 +29,7 @@ PROGRAMS = """
 
 Read with vLLM 0.33.0's own source, without a GPU (`tests/golden/vllm_names.py`): its parser and each class's
 `hf_to_vllm_mapper` take all 3,494 names of the 77 folders that `--to vllm` writes of the adapters above (28 families),
+and 84 of three folders of Qwen3-Omni's,
 and give names that begin as the modules of its classes do. Refused with a sentence, and not written: DoRA and trained
 tables of all families; all adapters of mllama, idefics2 and aya_vision, for which it has no class, and of
 llava_onevision and minimax_m3_vl, whose classes take none; towers of mistral3, internvl, muse_glimmer, cohere_compass

@@ -34,6 +34,9 @@ TOWERS = {"llava": ("pixtral", "siglip_vision_model"), "mistral3": ("pixtral",),
 """Towers that published checkpoints of an architecture have besides its default."""
 
 
+PARTS = {"qwen3_omni_moe": "qwen3_omni_moe_thinker"}
+"""Architectures of which a part of its own name reads images and writes text, from the whole's checkpoints."""
+
 SETTINGS: dict[str, Any] = {
     "aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": None}}},
@@ -74,6 +77,8 @@ def configurations() -> Iterator[tuple[str, Any]]:
         for tower in TOWERS.get(model_type, ()):
             config = AutoConfig.for_model(model_type, vision_config={"model_type": tower})
             yield f"{model_type}/{tower}", config
+    for model_type, part in PARTS.items():
+        yield model_type, AutoConfig.for_model(part)
 
 
 def make_model(config: Any) -> Any:
@@ -85,7 +90,8 @@ def make_model(config: Any) -> Any:
 def describe(model: Any) -> dict[str, Any]:
     """Describe an architecture: its parameters, # for numbers, what is tied, and how it renames published names.
 
-    Beside them stand the modules that PEFT takes for experts wherever they lie, by the ends of their names.
+    Beside them stand the modules that PEFT takes for experts wherever they lie, by the ends of their names, and
+    the class that opens a checkpoint where `AutoModelForImageTextToText` does not.
     """
     templates = {re.sub(r"(?<=\.)\d+(?=\.)", "#", name) for name in model.state_dict()}
     steps = [serialize(step) for step in get_model_conversion_mapping(model)]
@@ -96,6 +102,7 @@ def describe(model: Any) -> dict[str, Any]:
         "renamings": [step for step in steps if not UNUSED.search(step["pattern"])],
         "parameters": sorted(name for name in templates if not UNADAPTED.search(name)),
         **({"peft_moves": sorted(moved)} if moved else {}),
+        **({"class": type(model).__name__} if model.config.model_type in PARTS.values() else {}),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..models.published.transformers_names import AUTO
 from ..system.redaction import redact
 
 CURVES = "curves.png"
@@ -50,6 +51,7 @@ class Described:
         versions: Names of packages to versions.
         has_curves: Whether there is a picture of the losses.
         has_peft_form: Whether PEFT has a form for an adapter: it has none for added tokens.
+        opener: transformers' class that opens the base.
         vllm_rank: What vLLM's --max-lora-rank has to be at least for an adapter; None if it takes no such adapter.
     """
 
@@ -69,6 +71,7 @@ class Described:
     versions: Mapping[str, str] = attrs.field(factory=dict)
     has_curves: bool = False
     has_peft_form: bool = True
+    opener: str = AUTO
     vllm_rank: int | None = None
 
 
@@ -211,9 +214,9 @@ def _use_in_peft(card: Described, base: str) -> list[str]:
         _code(
             "python",
             "from peft import PeftModel",
-            "from transformers import AutoModelForImageTextToText",
+            f"from transformers import {card.opener}",
             "",
-            f'model = AutoModelForImageTextToText.from_pretrained("{base}")',
+            f'model = {card.opener}.from_pretrained("{base}")',
             'model = PeftModel.from_pretrained(model, "peft-adapter")',
         ),
     ]

@@ -25,6 +25,7 @@ from ..errors import CheckpointError, HubError, RecipeError
 from ..models.foreign import foreign
 from ..models.load.adapter_files import ARGUMENT, read_adapter
 from ..models.load.documents import read_object
+from ..models.published.transformers_names import AUTO, find_transformers_names
 from ..output.atomic import PARTIAL, write_whole_folder
 from ..output.base_identity import KEY
 from ..output.checkpoint import CONFIG_NAME, find_state
@@ -288,6 +289,7 @@ def _describe(
     n_rows = None
     with suppress(CheckpointError):
         n_rows = find_state(run / STATE_NAME).metadata.n_rows
+    names = find_transformers_names(recorded)
     return Described(
         repo=repo,
         base=base,
@@ -301,6 +303,7 @@ def _describe(
         licence=_find_licence(base) if has_hub_base else None,
         versions={name: version for name, version in find_versions().items() if name != "system"},
         has_peft_form=not config.get("added_tokens"),
+        opener=AUTO if names is None else names.opener,
         vllm_rank=find_vllm_rank(config),
     )
 

@@ -16,7 +16,7 @@ from ..models.load.promised_layers import unread_layers
 from ..models.published.links import assemble
 from ..models.published.peft_layout import BEFORE, FUSE, PeftArrays, lay_out
 from ..models.published.places import Places, find_places
-from ..models.published.transformers_names import UNNAMED, WITHOUT
+from ..models.published.transformers_names import WITHOUT
 from ..output.atomic import write_whole_folder
 from .saved import Saved
 
@@ -58,9 +58,6 @@ def to_peft(saved: Saved) -> PeftAdapter:
         ModelError: PEFT has no form for a part of it, or transformers no such parameter.
     """
     kind = saved.files.config.get("model_type")
-    if kind in UNNAMED:
-        msg = f"{saved.path}: adapts a model of the type {kind}, whose names in transformers are not known; {FUSE}"
-        raise ModelError(msg)
     every, saved = saved.layers, _without_unread(saved)
     weights = [f"{layer}.weight" for layer in saved.layers]
     alien = next((layer for layer in saved.layers if WITHOUT.get(str(kind)) in layer.split(".")), None)

@@ -8,6 +8,7 @@ import attrs
 
 from ..errors import ModelError
 from ..models.load.adapter_files import ARGUMENT, read_adapter
+from ..models.published.transformers_names import AUTO
 from .destination import find_destination
 from .gguf import gguf_usage, to_gguf
 from .peft import PeftAdapter, to_peft, write_peft
@@ -106,4 +107,5 @@ def _usage(program: str, made: PeftAdapter, folder: Path) -> list[str]:
         return vllm_usage(made, folder)
     if program == "gguf":
         return gguf_usage(made, folder)
-    return [f"PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), {str(folder)!r})"]
+    opener = AUTO if made.places.names is None else made.places.names.opener
+    return [f"PeftModel.from_pretrained({opener}.from_pretrained(base), {str(folder)!r})"]

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from ..errors import ModelError
-from ..models.published.peft_layout import FUSE
+from ..models.published.peft_layout import BEFORE, FUSE
 from .peft import PeftAdapter
 from .vllm_classes import LANGUAGE, TOWERS, WITHOUT_LORA
 
@@ -18,6 +18,9 @@ NESTED = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
 """Towers whose layers lie one level deeper in vLLM than in transformers 5: as they were published."""
 
 TOWER, DEEPER = "model.vision_tower.", "model.vision_tower.vision_model."
+
+THINKER = {"model.language_model.": "thinker.model.", "model.visual.": "thinker.visual."}
+"""Of Qwen3-Omni vLLM knows the names of the whole model, as they were published, and not those of its part."""
 
 
 def to_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> PeftAdapter:
@@ -31,22 +34,33 @@ def to_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> PeftAdapter:
         ModelError: What vLLM does not take, and what to do.
     """
     check_vllm(adapter, config)
-    if (config.get("vision_config") or {}).get("model_type") not in NESTED:
+    begins = _find_begins(config)
+    if not begins:
         return adapter
 
-    def deeper(name: str) -> str:
-        return name if DEEPER in name else name.replace(TOWER, DEEPER, 1)
+    def renamed(name: str) -> str:
+        begin = next((begin for begin in begins if name.startswith(begin)), "")
+        return name if name.startswith(DEEPER) else begins.get(begin, "") + name.removeprefix(begin)
 
     found = adapter.config
     changed = {
         **found,
-        "target_modules": [deeper(name) for name in found["target_modules"]],
+        "target_modules": [renamed(name) for name in found["target_modules"]],
+        "target_parameters": [renamed(name) for name in found["target_parameters"] or ()] or None,
         **{
-            key: {deeper(name.replace("\\.", ".")).replace(".", "\\."): value for name, value in found[key].items()}
+            key: {renamed(name.replace("\\.", ".")).replace(".", "\\."): value for name, value in found[key].items()}
             for key in ("rank_pattern", "alpha_pattern")
         },
     }
-    return attrs.evolve(adapter, arrays={deeper(name): value for name, value in adapter.arrays.items()}, config=changed)
+    arrays = {BEFORE + renamed(name.removeprefix(BEFORE)): value for name, value in adapter.arrays.items()}
+    return attrs.evolve(adapter, arrays=arrays, config=changed)
+
+
+def _find_begins(config: Mapping[str, Any]) -> Mapping[str, str]:
+    """Give how names begin in transformers that begin otherwise in vLLM, and how they do there."""
+    if config.get("model_type") == "qwen3_omni_moe":
+        return THINKER
+    return {TOWER: DEEPER} if (config.get("vision_config") or {}).get("model_type") in NESTED else {}
 
 
 def check_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> None:

@@ -16,11 +16,11 @@ import mlx.core as mx
 
 TABLE = Path(__file__).with_name("transformers_names.json")
 
-UNNAMED = frozenset({"qwen3_omni_moe"})
-"""Architectures of transformers that the table lacks: a model of theirs has parts that mlx-vlm has not."""
-
 WITHOUT: Mapping[str, str] = {"granite4_vision": "shared_mlp"}
 """Parts that published models of an architecture may have, and transformers' never: the layers of a hybrid Granite."""
+
+AUTO = "AutoModelForImageTextToText"
+"""transformers' class that opens checkpoints of most architectures."""
 
 Weights = Mapping[str, mx.array]
 
@@ -99,6 +99,7 @@ class TransformersNames:
         tied: Parameters that are others.
         taken_for_experts: Last parts of the names of modules that PEFT takes for parts of its experts, wherever they
             lie (peft/utils/transformers_weight_conversion.py, `_MOE_TARGET_MODULE_MAPPING`).
+        opener: transformers' class that opens a checkpoint.
     """
 
     def __init__(self, found: Mapping[str, Any]) -> None:
@@ -106,6 +107,7 @@ class TransformersNames:
         self._prefix: str = found["prefix"]
         self.tied: Mapping[str, str] = found["tied"]
         self.taken_for_experts: frozenset[str] = frozenset(found.get("peft_moves", ()))
+        self.opener: str = found.get("class", AUTO)
         self._known = frozenset(found["parameters"])
         steps = [_Step.load(step) for step in found["renamings"]]
         self._renamings = [step for step in steps if not step.operations]

@@ -144,7 +144,7 @@ def test_kernels_that_are_compiled_are_said(
     shown = capsys.readouterr().out.splitlines()
 
     assert status == 0
-    assert shown[0] == "compiling 1 kernels, 1 at a time"
+    assert shown[0] == "compiling 1 kernel, 1 at a time"
     assert shown[1] == "reading the rows ..."
     assert shown[2].startswith("compiled 0 kernels in 0.0 s, kept in ")
     assert shown[3] == "loading the model ..."

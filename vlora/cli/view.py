@@ -192,9 +192,10 @@ def _describe_warning(message: str) -> str:
 
 def describe_compilation(event: Compiling | Compiled) -> str:
     """Describe kernels that are being compiled, or were."""
+    kernels = f"{event.n_kernels} kernel{'s' * (event.n_kernels != 1)}"
     if isinstance(event, Compiling):
-        return f"compiling {event.n_kernels} kernels, {event.n_workers} at a time"
-    return f"compiled {event.n_kernels} kernels in {event.seconds:.1f} s, kept in {escape(str(event.folder))}"
+        return f"compiling {kernels}, {event.n_workers} at a time"
+    return f"compiled {kernels} in {event.seconds:.1f} s, kept in {escape(str(event.folder))}"
 
 
 def describe_scores(event: Scored, n_steps: int | None = None) -> str:

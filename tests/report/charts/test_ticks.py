@@ -54,3 +54,11 @@ def test_ticks_are_round(
 ) -> None:
     """Ones, twos and fives, written as exactly as they are far apart."""
     assert list(make_axis(values, n_ticks, **options).labels) == expected
+
+
+def test_a_score_that_stays_has_no_negative_range() -> None:
+    """Of values of which none is negative the axis begins at 0 or above, also where all are equal."""
+    assert make_axis([0.0, 0.0], 5).low == 0
+    assert make_axis([0.0], 5).ticks[0] == 0
+    assert make_axis([2.0, 2.0], 5).low == 1
+    assert make_axis([-2.0, -2.0], 5).low == -3

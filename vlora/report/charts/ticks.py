@@ -58,7 +58,8 @@ def make_axis(
     low = min(0.0, low) if from_zero else low
     if high - low <= max(abs(high) * 1e-9, TINY):
         pad = 1.0 if is_whole or abs(high) <= TINY else abs(high) / 2
-        low, high = (low, high + pad) if is_whole or from_zero else (low - pad, high + pad)
+        # A score that is 0 all along has no negative range, either.
+        low, high = (low, high + pad) if is_whole or from_zero or 0 <= low < pad else (low - pad, high + pad)
     elif not is_whole:
         pad = (high - low) * MARGIN
         # No negative range if no value is negative.

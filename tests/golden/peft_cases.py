@@ -58,8 +58,8 @@ LEFT_OUT = {
     "tower's are), which mlx-vlm does not read",
     "florence2": "it is no decoder alone, and transformers makes no model of the tiny configuration",
     "molmo2": "transformers spells the tower's configuration otherwise; its rows' patches were not compared",
-    "step3p7": "transformers spells the heads of its sliding layers otherwise, and permutes rows of its tower, which "
-    "export refuses",
+    "step3p7": "its tower's rows are permuted by transformers, which export refuses; its language model, compared once "
+    "with as many heads in all layers, has its logits in PEFT and back up to 7e-6",
     "unlimited_ocr": "its towers have one size in transformers, of 404 arrays, which the tiny model has not",
     "muse_spark": "vlora does not train it: its layers in mlx-vlm are Metal kernels without gradients",
 }

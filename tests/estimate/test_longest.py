@@ -10,6 +10,7 @@ import pytest
 from vlora import parse_recipe
 from vlora.estimate.longest import LongestRows, blank_example, find_longest_rows
 from vlora.models import answer_options
+from vlora.models.forward.segments import place_apart
 
 CheckpointFactory = Callable[[str], Path]
 
@@ -114,6 +115,8 @@ def test_packs_are_full(objective: str, checkpoint: CheckpointFactory, tmp_path:
     found = find(checkpoint, tmp_path, train__objective=objective, **keys)
 
     assert found.train.tokens.shape == (2, 64)
+    # Attention over whole packs needs the most.
+    assert not place_apart(found.train.spans, 2, 64)
     assert found.valid is not None
     assert found.valid.tokens.shape == (2, 64)
     assert len(found.prompts) == 3

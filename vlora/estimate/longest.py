@@ -114,7 +114,7 @@ def _blank_rows(recipe: Recipe, options: models.AnswerOptions, reason: str) -> L
         # A pack has room for what rows are joined to, too.
         n_examples = 4 if needs_mismatched(recipe) else 2
         row = compare_blanks(recipe, blank_example(packed // n_examples, HALF))
-        pack = join_rows(recipe, [row] * (2 // len(row)))
+        pack = _stretch_first(join_rows(recipe, [row] * (2 // len(row))), packed)
         batch = collate_packed([pack] * size, size)
         source = f"full packs of {packed} tokens, half of them supervised"
     else:
@@ -130,6 +130,20 @@ def _blank_rows(recipe: Recipe, options: models.AnswerOptions, reason: str) -> L
     prompt = models.Prompt(blank_example(length, 1 / length), length - 1)
     asked = f"of data.max_seq_length, since rows could not be read: {reason}" if reason else "of data.max_seq_length"
     return attrs.evolve(found, prompts=(prompt,) * n_asked, prompts_source=asked)
+
+
+def _stretch_first(pack: list[Example], length: int) -> list[Example]:
+    """Let one example be much longer than the others together, for which attention over whole packs is computed.
+
+    That needs the most. Examples of like lengths are computed in shorter rows.
+    """
+    short = max(2, length // (4 * len(pack)))
+    lengths = [length - short * (len(pack) - 1), *[short] * (len(pack) - 1)]
+    blanks = [blank_example(n_tokens, HALF) for n_tokens in lengths]
+    return [
+        attrs.evolve(example, tokens=blank.tokens, supervised=blank.supervised, placeholders=blank.placeholders)
+        for example, blank in zip(pack, blanks, strict=True)
+    ]
 
 
 @attrs.frozen(eq=False)

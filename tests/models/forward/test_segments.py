@@ -1,5 +1,7 @@
-"""Packed examples in rows of their own: each place once, there and back, with the gradients of rows apart."""
+"""Packed examples in shorter rows: each place once, there and back, with the gradients of rows apart."""
 
+import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,48 +17,72 @@ from tests.training import make_trainable
 from vlora import collate, collate_packed
 from vlora.models.forward import segments
 from vlora.models.forward.overrides import ATTENTION, model_files
-from vlora.models.forward.segments import PLACES, ROWS, Apart, place_apart
+from vlora.models.forward.segments import MORE_PARTS, N_PARTS, PLACES, ROWS, SHARED, Apart, place_apart
+from vlora.ops.buckets import bucket_length
 
 SPANS = [(0, 0, 30), (0, 30, 20), (0, 50, 31), (0, 81, 9), (1, 0, 28), (1, 28, 30), (1, 58, 25)]
 
 
 @given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=3), st.integers(0, 30))
 def test_every_place_moves_there_and_back(packs: list[list[int]], padding: int) -> None:
-    """An example fills the beginning of its row; padding has no place; few numbers of rows are traced."""
-    length = max(map(sum, packs)) + padding
+    """Examples do not overlap; padding has no place; few shapes are traced, which have few places besides."""
+    length = bucket_length(max(map(sum, packs)) + padding)
     ends = [[sum(pack[:count]) for count in range(len(pack))] for pack in packs]
     spans = [(row, end, size) for row, pack in enumerate(packs) for end, size in zip(ends[row], pack, strict=True)]
     found = place_apart(spans, len(packs), length)
     if not found:
         return
     rows, places = np.array(found[ROWS]), np.array(found[PLACES])
+    shared = np.array(found.get(SHARED, rows >= 0))
+    where = places.reshape(-1)
 
     assert places.shape == (len(packs), length)
     assert len(rows) * rows.shape[1] ** 2 <= segments.MOST_SCORES * len(packs) * length**2
-    assert len(rows) in {1, 2, 3, 4, 6, 8, 12, 16, 24}
-    for number, (row, start, count) in enumerate(spans):
-        assert rows[number, :count].tolist() == [row * length + place for place in range(start, start + count)]
-        assert (rows[number, count:] == -1).all()
-    assert (rows[len(spans) :] == -1).all()
-    kept = places.reshape(-1) >= 0
-    assert kept.sum() == sum(map(sum, packs))
-    assert (rows.reshape(-1)[places.reshape(-1)[kept]] == np.flatnonzero(kept)).all()
+    assert len(rows) in {math.ceil(len(packs) * parts * more) for parts in N_PARTS for more in MORE_PARTS}
+    assert ((shared > 0) == (rows >= 0)).all()
+    for row, start, count in spans:
+        first = row * length + start
+        assert (np.diff(where[first : first + count]) == 1).all()
+        assert len({place // rows.shape[1] for place in where[first : first + count]}) == 1
+        assert len({shared.reshape(-1)[place] for place in where[first : first + count]}) == 1
+    kept = where >= 0
+    assert kept.sum() == (rows >= 0).sum() == sum(map(sum, packs))
+    assert (rows.reshape(-1)[where[kept]] == np.flatnonzero(kept)).all()
 
 
-def test_a_mask_stays_where_it_takes_less() -> None:
+def test_a_mask_over_whole_packs_stays_where_it_takes_less() -> None:
     """One example alone, and one long among many short ones."""
     assert not place_apart([(0, 0, 100)], 1, 128)
     assert not place_apart([(0, 0, 400), *((0, 400 + place, 1) for place in range(12))], 1, 416)
-    assert place_apart(SPANS, 2, 96)
+    assert place_apart(SPANS, 2, 128)
 
 
-def test_gradients_move_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_of_all_lengths_take_few_shapes() -> None:
+    """Of packs that are about full, whose examples are few or many; a row for each would take many more places."""
+    draw, shapes = random.Random(1), set()
+    for _ in range(200):
+        counts: list[int] = []
+        while sum(counts) + (count := min(700, max(8, int(draw.lognormvariate(5, 0.6))))) <= 2048:
+            counts.append(count)
+        spans = [(0, sum(counts[:number]), count) for number, count in enumerate(counts)]
+        found = place_apart(spans, 1, 2048)
+        if found:
+            shapes.add((found[ROWS].shape, SHARED in found))
+
+    assert 2 <= len(shapes) <= 8
+    assert all(n_rows * width <= 1.5 * 2048 for (n_rows, width), _ in shapes)
+
+
+@pytest.mark.parametrize(("length", "is_shared"), [(64, False), (96, True)])
+def test_gradients_move_back(length: int, is_shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are those of attention under a mask, and nothing reaches a place of padding."""
     monkeypatch.setattr(segments, "MOST_SCORES", 1.0)
-    n_heads, width, (n_rows, length) = 2, 8, (2, 96)
-    found = place_apart(SPANS, n_rows, length)
+    n_heads, width, n_rows = 2, 8, 2
+    chosen = SPANS if is_shared else [(0, 0, 30), (0, 30, 20), (1, 0, 28), (1, 28, 30)]
+    found = place_apart(chosen, n_rows, length)
+    assert (SHARED in found) is is_shared
     numbers = np.zeros((n_rows, length), dtype=np.int32)
-    for number, (row, start, count) in enumerate(SPANS, start=1):
+    for number, (row, start, count) in enumerate(chosen, start=1):
         numbers[row, start : start + count] = number
     ids = mx.array(numbers)
     parts = [mx.random.normal((n_rows, n_heads, length, width), key=mx.random.key(seed)) for seed in range(4)]
@@ -71,7 +97,7 @@ def test_gradients_move_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def apart(*parts: mx.array) -> mx.array:
         call = segments._attend_apart(attend_or_tell)
-        return (call(*parts[:3], None, 0.3, mask=Apart(found[ROWS], found[PLACES])) * parts[3] * counted).sum()
+        return (call(*parts[:3], None, 0.3, mask=Apart(*found.values())) * parts[3] * counted).sum()
 
     def masked(*parts: mx.array) -> mx.array:
         return (attend(parts[0], parts[1], parts[2], segments_mask(ids)) * parts[3] * counted).sum()

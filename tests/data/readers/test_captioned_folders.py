@@ -49,6 +49,21 @@ def test_what_is_missing_is_a_bad_row(folder: Path) -> None:
         rows[5]
 
 
+def test_endings_in_capitals_and_hidden_folders(folder: Path) -> None:
+    """A text is found however its ending is written; what programs keep in hidden folders is no data."""
+    (folder / "04.txt").rename(folder / "04.TXT")
+    (folder / "05.png").rename(folder / "05.PNG")
+    (folder / ".ipynb_checkpoints").mkdir()
+    picture(32, 32, 1).save(folder / ".ipynb_checkpoints" / "04-checkpoint.png")
+    rows, _ = read_rows(DataSection(path=str(folder)))
+
+    assert len(rows) == 12
+    assert [rows[number].turns[-1].text for number in (4, 5)] == [
+        "A photo of 4 \u2014 schön.",
+        "A photo of 5 \u2014 schön.",
+    ]
+
+
 def test_what_is_ambiguous_is_refused(folder: Path) -> None:
     """Two images of one name, further images within, another split: a sentence says what to do."""
     with pytest.raises(RecipeError, match="which has the split train"):

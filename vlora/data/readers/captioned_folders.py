@@ -18,9 +18,11 @@ class CaptionedTable:
 
     Attributes:
         images: The images' files, in the order of their names.
+        captions: For each image the file of its caption, which need not exist.
     """
 
     images: Sequence[Path]
+    captions: Sequence[Path]
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -32,8 +34,7 @@ class CaptionedTable:
         Raises:
             SampleError: There is no caption, or it is no text.
         """
-        image = self.images[index]
-        file = image.with_suffix(CAPTION_SUFFIX)
+        image, file = self.images[index], self.captions[index]
         try:
             caption = read_regular(file).decode("utf-8-sig").strip()
         except (OSError, ValueError) as error:
@@ -78,7 +79,12 @@ def open_captions(folder: Path, images: Sequence[str], split: str) -> CaptionedT
     if split != "train":
         msg = "it is a folder of images with captions, which has the split train"
         raise SplitError(msg, ["train"])
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in images and file.name[0] != ".")
+    # Hidden folders are those of programs, which keep copies of images there.
+    found = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in images and not any(part[0] == "." for part in file.relative_to(folder).parts)
+    )
     if deeper := [file for file in found if file.parent != folder]:
         msg = f"images with captions lie beside {str(deeper[0].relative_to(folder))!r}; name the folder of either"
         raise ValueError(msg)
@@ -87,4 +93,6 @@ def open_captions(folder: Path, images: Sequence[str], split: str) -> CaptionedT
         if (other := stems.setdefault(file.stem, file)) != file:
             msg = f"{other.name} and {file.name} have one caption, {file.stem}{CAPTION_SUFFIX}; rename one"
             raise ValueError(msg)
-    return CaptionedTable(found)
+    # Endings are written in any case.
+    texts = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() == CAPTION_SUFFIX}
+    return CaptionedTable(found, [texts.get(file.stem, file.with_suffix(CAPTION_SUFFIX)) for file in found])

@@ -463,18 +463,20 @@ def test_images_that_cannot_be_read_are_said(
 def test_rows_that_only_the_model_refuses_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A question that is longer than any row, and a text with the image's own token: the recipe still runs as it is."""
+    """A question longer than any row, and texts with the image's own token, also in a short row: the recipe runs."""
     monkeypatch.chdir(tmp_path)
     rows = [{"question": f"Number {number}?", "answer": "yes" if number % 2 else "no"} for number in range(12)]
     rows[3]["question"] = "Well? " * 20_000
     rows[5]["answer"] = "It is <|image_pad|>."
+    rows += [{"question": f"What is the number behind {number}, please?", "answer": "one more"} for number in range(40)]
+    rows[8] = {"question": "<|image_pad|>", "answer": "no"}
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert main(["init", "rows.jsonl", "my.toml", "--model", "builtin:tiny-qwen3-vl"]) == 0
     printed = capsys.readouterr().out
     recipe = parse_recipe(Path("my.toml").read_text())
 
     assert (
-        'of the first rows 2 rows cannot be learned from, which the recipe leaves out (data.on_bad_row = "skip")'
+        'of the first rows 3 rows cannot be learned from, which the recipe leaves out (data.on_bad_row = "skip")'
         in (printed)
     )
     assert recipe.data.on_bad_row == "skip"

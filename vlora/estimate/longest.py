@@ -46,6 +46,7 @@ class LongestRows:
         prompts: Questions that are answered together; none where none are answered.
         prompts_source: Likewise.
         bad: Why rows among the longest cannot be learned from, which are passed over; of those that are held out, too.
+            Where only the first rows are looked at, of all of these; a row may be named twice.
         unread: Why rows of data.max_seq_length stand for those of the data; empty if these could be read.
     """
 
@@ -164,7 +165,20 @@ class _Finder:
         told = (f"; of those {cuts.describe()}" if cuts.n_rows else "") + _describe_bad(bad)
         which = "all" if len(looked) == len(rows) and not rows.streams else "the first"
         source = f"the longest of {which} {len(looked):,} rows{told}"
-        return collate(examples, max(size, len(examples))), source, tuple(map(str, bad))
+        # So few that all of them are asked, and not the longest alone.
+        every = [*bad, *([] if self.n_rows is None else self._find_bad(looked))]
+        return collate(examples, max(size, len(examples))), source, tuple(map(str, every))
+
+    def _find_bad(self, rows: RowDataset) -> list[SampleError]:
+        """Find why rows cannot be learned from; no image is decoded."""
+        measure, bad = models.RowMeasurer(self.data.encoder), list[SampleError]()
+        for index in range(len(rows)):
+            try:
+                measure(rows[index])
+            except SampleError as error:
+                if not isinstance(error, UnwantedAnswerError):
+                    bad.append(error)
+        return bad
 
     def find_prompts(self, rows: RowDataset, size: int) -> tuple[tuple[models.Prompt, ...], str]:
         """Make the longest questions that are answered together; say where they come from."""

@@ -59,13 +59,13 @@ def test_a_base_that_names_no_architecture_is_refused() -> None:
 
 def test_the_thinker_of_qwen3_omni_is_named_as_it_was_published() -> None:
     """It passes over the names that transformers has for that part of the model."""
-    modules = ["model.language_model.layers.0.self_attn.q_proj", "model.visual.blocks.0.attn.qkv"]
+    modules = ["model.language_model.layers.0.self_attn.q_proj", "model.visual.blocks.0.attn.qkv", "lm_head"]
     stacks = ["model.language_model.layers.0.mlp.experts.down_proj"]
     made = adapter(target_modules=modules, target_parameters=stacks, rank_pattern={re.escape(modules[1]): 6})
     made = attrs.evolve(made, arrays={f"base_model.model.{name}.lora_A.weight": np.zeros(1) for name in modules})
     kind = {"architectures": ["Qwen3OmniMoeForConditionalGeneration"], "model_type": "qwen3_omni_moe"}
     found = to_vllm(made, kind)
-    named = ["thinker.model.layers.0.self_attn.q_proj", "thinker.visual.blocks.0.attn.qkv"]
+    named = ["thinker.model.layers.0.self_attn.q_proj", "thinker.visual.blocks.0.attn.qkv", "thinker.lm_head"]
     assert found.config["target_modules"] == named
     assert found.config["target_parameters"] == ["thinker.model.layers.0.mlp.experts.down_proj"]
     assert list(found.arrays) == [f"base_model.model.{name}.lora_A.weight" for name in named]

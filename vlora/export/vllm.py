@@ -19,7 +19,11 @@ NESTED = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
 
 TOWER, DEEPER = "model.vision_tower.", "model.vision_tower.vision_model."
 
-THINKER = {"model.language_model.": "thinker.model.", "model.visual.": "thinker.visual."}
+THINKER = {
+    "model.language_model.": "thinker.model.",
+    "model.visual.": "thinker.visual.",
+    "lm_head": "thinker.lm_head",
+}
 """Of Qwen3-Omni vLLM knows the names of the whole model, as they were published, and not those of its part."""
 
 

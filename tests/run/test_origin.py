@@ -48,3 +48,12 @@ def test_the_folder_of_a_base_that_training_has_built(tmp_path: Path, monkeypatc
     assert find_adapter_recipe(str(moved)).model.path == str(moved / BUILTIN_FOLDER)
     weights = [folder / "model.safetensors" for folder in (built, moved / BUILTIN_FOLDER)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_the_base_beside_an_adapter_comes_before_those_of_other_runs(tmp_path: Path) -> None:
+    """By default both lie in one folder; the folder above may have another run's."""
+    own = tmp_path / "own"
+    for folder in (tmp_path, own):
+        (folder / BUILTIN_FOLDER).mkdir(parents=True)
+        (folder / BUILTIN_FOLDER / "model.safetensors").touch()
+    assert find_built_in(BUILTIN_MODEL, own / "adapters.safetensors") == str(own / BUILTIN_FOLDER)

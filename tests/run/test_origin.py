@@ -8,6 +8,7 @@ import pytest
 from vlora import models
 from vlora.build import BUILTIN_FOLDER, BUILTIN_MODEL
 from vlora.errors import CheckpointError
+from vlora.output.atomic import MODEL_NAME
 from vlora.run.origin import find_adapter_recipe, find_built_in, find_model_recipe, is_adapter
 
 
@@ -55,5 +56,5 @@ def test_the_base_beside_an_adapter_comes_before_those_of_other_runs(tmp_path: P
     own = tmp_path / "own"
     for folder in (tmp_path, own):
         (folder / BUILTIN_FOLDER).mkdir(parents=True)
-        (folder / BUILTIN_FOLDER / "model.safetensors").touch()
+        (folder / BUILTIN_FOLDER / MODEL_NAME).touch()
     assert find_built_in(BUILTIN_MODEL, own / "adapters.safetensors") == str(own / BUILTIN_FOLDER)

@@ -62,8 +62,8 @@ def find_adapter_recipe(adapter: str, base: str | None = None) -> Recipe:
 def find_built_in(base: str, weights: Path) -> str:
     """Give the folder of an adapter's base that training has built; any other base is given as it is.
 
-    It lies beside the run's folder, by default beside the adapter. Where an adapter has been moved
-    alone, it is built again within the adapter's folder, from the seed of the run's recipe.
+    It lies beside the run's folder, by default beside the adapter. Where an adapter has been moved alone, it
+    is built again within the adapter's folder, from the seed of the run's recipe.
 
     Args:
         base: The base as the adapter names it.

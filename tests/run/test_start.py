@@ -15,7 +15,7 @@ from vlora import init_state, make_optimizer
 from vlora.build import load_data, load_model
 from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Warned
-from vlora.memory.command_buffers import MB_VARIABLE
+from vlora.memory.command_buffers import DIVIDED_MB, MB_VARIABLE
 from vlora.output.checkpoint import load_state
 from vlora.output.paths import STATE_NAME
 
@@ -36,7 +36,9 @@ def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tm
         load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(other.optim)))
 
 
-@pytest.mark.parametrize(("shard", "size", "expected"), [("params", 2, 100), ("params", 1, 398), ("none", 2, 398)])
+@pytest.mark.parametrize(
+    ("shard", "size", "expected"), [("params", 2, DIVIDED_MB), ("params", 1, 398), ("none", 2, 398)]
+)
 def test_divided_weights_have_small_command_buffers(
     shard: str, size: int, expected: int, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

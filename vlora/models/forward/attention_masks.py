@@ -5,7 +5,7 @@ all others with the same number: one per image (Gemma 3), or one for the whole p
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +14,7 @@ import numpy as np
 from mlx_vlm.models.base import scaled_dot_product_attention
 
 from ...types import BoolArray
-from .overrides import model_files
+from .overrides import replacing_in_files
 
 MASK_MAKER = "create_attention_mask"
 
@@ -116,8 +116,7 @@ def _taking(cls: type, name: str) -> type:
     return type(f"{name.title()}{cls.__name__}", (cls,), {"__call__": call})
 
 
-@contextmanager
-def masks_within(module: nn.Module, segments: mx.array, causal: str | None = None) -> Iterator[None]:
+def masks_within(module: nn.Module, segments: mx.array, causal: str | None = None) -> AbstractContextManager[None]:
     """Let the masks that a model makes for itself keep the examples of packed rows apart.
 
     mlx-vlm's models make them once per forward, with a function that each of their files imports: those of sliding
@@ -140,13 +139,7 @@ def masks_within(module: nn.Module, segments: mx.array, causal: str | None = Non
 
         return narrow
 
-    with ExitStack() as stack:
-        for file in model_files(module):
-            if hasattr(file, MASK_MAKER):
-                original = getattr(file, MASK_MAKER)
-                stack.callback(setattr, file, MASK_MAKER, original)
-                setattr(file, MASK_MAKER, narrowed(original))
-        yield
+    return replacing_in_files(module, MASK_MAKER, narrowed)
 
 
 def attend_fused(

@@ -64,26 +64,32 @@ def _model_file(cls: type) -> str:
 
 
 @contextmanager
-def attending(module: nn.Module, attend: Callable[..., mx.array]) -> Iterator[None]:
-    """Replace the attention of a model's layers in each of their files, which import mlx-vlm's attention."""
+def replacing_in_files(module: nn.Module, name: str, replace: Callable[[Any], Any]) -> Iterator[None]:
+    """Replace a function in each of the files of a model's layers that has one of its name, which import it.
+
+    Args:
+        module: The model.
+        name: The function's.
+        replace: Takes what stands there, and gives what is to stand there.
+    """
     with ExitStack() as stack:
         for file in model_files(module):
-            if getattr(file, ATTENTION, None) is scaled_dot_product_attention:
-                stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
-                setattr(file, ATTENTION, attend)
+            if hasattr(file, name):
+                current = getattr(file, name)
+                stack.callback(setattr, file, name, current)
+                setattr(file, name, replace(current))
         yield
 
 
-@contextmanager
-def wrapping_attention(module: nn.Module, wrap: Callable[[Attend], Attend]) -> Iterator[None]:
-    """Wrap the attention of a model's layers in each of their files, whatever has replaced mlx-vlm's there."""
-    with ExitStack() as stack:
-        for file in model_files(module):
-            if hasattr(file, ATTENTION):
-                current = getattr(file, ATTENTION)
-                stack.callback(setattr, file, ATTENTION, current)
-                setattr(file, ATTENTION, wrap(current))
-        yield
+def attending(module: nn.Module, attend: Attend) -> AbstractContextManager[None]:
+    """Replace mlx-vlm's attention in the files of a model's layers; what else stands there stays."""
+    own = scaled_dot_product_attention
+    return replacing_in_files(module, ATTENTION, lambda current: attend if current is own else current)
+
+
+def wrapping_attention(module: nn.Module, wrap: Callable[[Attend], Attend]) -> AbstractContextManager[None]:
+    """Wrap the attention of a model's layers, whatever has replaced mlx-vlm's."""
+    return replacing_in_files(module, ATTENTION, wrap)
 
 
 def chain(*corrections: Override) -> Override:

@@ -83,7 +83,7 @@ def test_packed_layers_are_unpacked_some_rows_at_a_time(monkeypatch: pytest.Monk
     scheme = {"bits": 4, "group_size": 32, "mode": "affine"}
     parts = dict(zip(("weight", "scales", "biases"), mx.quantize(mx.ones((64, 128)), 32, 4), strict=True))
     found = trained(whole={"q.weight": mx.random.normal((64, 128), key=mx.random.key(3))})
-    whole, _ = rewriting.requantized(found, "q", parts, scheme, scheme, None)
+    whole, _ = rewriting.requantized(rewriting.requantized_blocks(found, "q", parts, scheme, scheme, None))
     sizes: list[int] = []
 
     def recorded(packed: dict[str, mx.array], own: dict[str, Any]) -> mx.array:
@@ -93,6 +93,6 @@ def test_packed_layers_are_unpacked_some_rows_at_a_time(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(rewriting, "unpacked", recorded)
     monkeypatch.setattr(rewriting, "MOST_AT_ONCE", 512)
-    divided, _ = rewriting.requantized(found, "q", parts, scheme, scheme, None)
+    divided, _ = rewriting.requantized(rewriting.requantized_blocks(found, "q", parts, scheme, scheme, None))
     assert set(sizes) == {512}
     assert all(mx.array_equal(divided[part], whole[part]) for part in parts)

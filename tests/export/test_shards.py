@@ -7,7 +7,8 @@ import mlx.core as mx
 import pytest
 
 from tests.arrays import load_arrays
-from vlora.export.shards import DTYPES, INDEX_NAME, Rows, ShardWriter
+from vlora.export.shards import INDEX_NAME, Rows, ShardWriter
+from vlora.features.shard_format import NAMES
 from vlora.system.safetensors_header import read_header, read_metadata
 
 
@@ -40,7 +41,7 @@ def test_several_files(tmp_path: Path) -> None:
 
 def test_arrays_of_all_types_and_shapes(tmp_path: Path) -> None:
     """They are read as they were given, laid out otherwise or empty, and begin where readers expect it."""
-    arrays = {name: mx.array([[1, 0, 1], [0, 1, 1]]).astype(dtype) for dtype, name in DTYPES.items() if name != "F64"}
+    arrays = {name: mx.array([[1, 0, 1], [0, 1, 1]]).astype(dtype) for dtype, name in NAMES.items() if name != "F64"}
     arrays |= {"turned": mx.arange(6.0).reshape(2, 3).T, "point": mx.array(2.5), "empty": mx.zeros((0, 4))}
     writer = ShardWriter(tmp_path, "mlx")
     writer.expect(arrays)

@@ -1,7 +1,7 @@
 """A base's own files written again, with what was trained in them: names, layouts and types stay as they are."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +18,9 @@ from .shards import ShardWriter
 from .trained import Trained
 
 PARTS = ("weight", "scales", "biases")
+
+Block = tuple[dict[str, mx.array], tuple[float, float, float]]
+"""Parts of a quantized layer, and what quantizing has changed of it."""
 
 MOST_AT_ONCE = 1 << 20
 """Numbers of a layer that are unpacked and packed at a time: 4 MB in float32."""
@@ -122,7 +125,7 @@ class Rewriter:
             old = {part: self._read(f"{layer}.{part}") for part in PARTS if f"{layer}.{part}" in self.pieces}
             scales = old["scales"].dtype
             dtype = scales if mx.issubdtype(scales, mx.floating) else None
-            parts, sums = requantized(self.trained, layer, old, scheme, scheme, dtype)
+            parts, sums = requantized(requantized_blocks(self.trained, layer, old, scheme, scheme, dtype))
             if layer not in self._counted:
                 # Its parts may lie in several files, each of which computes it.
                 self._counted.add(layer)
@@ -153,22 +156,11 @@ def row_blocks(weight: mx.array, own: models.Scheme | None) -> Iterator[slice]:
         yield slice(start, min(start + step, count))
 
 
-def requantized(
-    trained: Trained,
-    layer: str,
-    base: Mapping[str, mx.array],
-    own: models.Scheme | None,
-    scheme: models.Scheme,
-    dtype: mx.Dtype | None,
-) -> tuple[dict[str, mx.array], tuple[float, float, float]]:
-    """Quantize a layer's trained weights; arguments as for `requantized_blocks`.
-
-    Returns:
-        Its parts, and what quantizing has changed; see `squares`. Nothing is counted of what was not trained.
-    """
+def requantized(blocks: Iterable[Block]) -> Block:
+    """Join what `requantized_blocks` yields, and add up what quantizing has changed."""
     found: dict[str, list[mx.array]] = {}
     sums = (0.0, 0.0, 0.0)
-    for parts, more in requantized_blocks(trained, layer, base, own, scheme, dtype):
+    for parts, more in blocks:
         sums = (sums[0] + more[0], sums[1] + more[1], sums[2] + more[2])
         for part, value in parts.items():
             found.setdefault(part, []).append(value)
@@ -182,7 +174,7 @@ def requantized_blocks(
     own: models.Scheme | None,
     scheme: models.Scheme,
     dtype: mx.Dtype | None,
-) -> Iterator[tuple[dict[str, mx.array], tuple[float, float, float]]]:
+) -> Iterator[Block]:
     """Quantize a layer's trained weights, some rows at a time.
 
     Args:
@@ -194,7 +186,8 @@ def requantized_blocks(
         dtype: Of the new scales, where they are numbers.
 
     Yields:
-        The parts of some rows, and what quantizing has changed of them, as `requantized` gives it.
+        The parts of some rows, and what quantizing has changed of them; see `squares`. Nothing is counted of what was
+        not trained.
     """
     is_counted = trained.changes(f"{layer}.weight") or own is not None
     for rows in row_blocks(base["weight"], own):

@@ -1,13 +1,14 @@
 """Weights written as the hub expects them: files of some gigabytes, and an index that says what is in which."""
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
 import mlx.core as mx
-import numpy as np
 
+from ..features.shard_format import NAMES, array_bytes
 from ..output.atomic import sync
 from ..system.safetensors_header import LENGTH, METADATA
 
@@ -18,24 +19,6 @@ INDEX_NAME = "model.safetensors.index.json"
 
 ENTRY = 160
 """Bytes of a header that an array takes besides its name, at most: its type, up to eight axes and two places."""
-
-DTYPES: Mapping[mx.Dtype, str] = {
-    mx.bool_: "BOOL",
-    mx.uint8: "U8",
-    mx.uint16: "U16",
-    mx.uint32: "U32",
-    mx.uint64: "U64",
-    mx.int8: "I8",
-    mx.int16: "I16",
-    mx.int32: "I32",
-    mx.int64: "I64",
-    mx.float16: "F16",
-    mx.bfloat16: "BF16",
-    mx.float32: "F32",
-    mx.float64: "F64",
-    mx.complex64: "C64",
-}
-"""MLX's types in safetensors' words."""
 
 
 @attrs.frozen(eq=False)
@@ -84,7 +67,7 @@ class ShardWriter:
     def add(self, name: str, array: mx.array | Rows) -> None:
         """Write an array; begin a new file with it if the one that is open would have too much."""
         rows = array if isinstance(array, Rows) else Rows(array.dtype, array.shape, (array,))
-        size = int(np.prod(rows.shape, dtype=np.int64))
+        size = math.prod(rows.shape)
         n_bytes = size * rows.dtype.size
         if self._entries and (self._n_bytes + n_bytes > self.largest or self._used + _room(name) > self._room):
             self.flush()
@@ -92,11 +75,11 @@ class ShardWriter:
             self._open(name)
         places = [self._n_bytes, self._n_bytes + n_bytes]
         self._used += _room(name)
-        self._entries[name] = {"dtype": DTYPES[rows.dtype], "shape": list(rows.shape), "data_offsets": places}
+        self._entries[name] = {"dtype": NAMES[rows.dtype], "shape": list(rows.shape), "data_offsets": places}
         self._expected.discard(name)
         with self._path.open("r+b") as file:
             file.seek(LENGTH.size + self._room + self._n_bytes)
-            found = sum(file.write(_bytes_of(block)) for block in rows.blocks)
+            found = sum(file.write(array_bytes(block)) for block in rows.blocks)
         if found != n_bytes:
             msg = f"{name}: found {found:,} bytes, expected {n_bytes:,}"
             raise ValueError(msg)
@@ -148,9 +131,3 @@ class ShardWriter:
 def _room(name: str) -> int:
     """Give the bytes of a header that an array takes at most."""
     return len(json.dumps(name)) + ENTRY
-
-
-def _bytes_of(array: mx.array) -> memoryview:
-    """Give the bytes of an array as they lie in memory, without a copy where it is contiguous."""
-    data: memoryview = np.asarray(array.reshape(-1).view(mx.uint8)).data
-    return data

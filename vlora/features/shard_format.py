@@ -45,10 +45,14 @@ TYPES: Mapping[str, tuple[mx.Dtype, str]] = {
     "BF16": (mx.bfloat16, ""),
     "F32": (mx.float32, "float32"),
     "F64": (mx.float64, "float64"),
+    "C64": (mx.complex64, "complex64"),
 }
 """Names of types in safetensors' format: MLX's and NumPy's, which has no bfloat16."""
 
-_NAMES = {mlx: name for name, (mlx, _) in TYPES.items()} | {numpy: name for name, (_, numpy) in TYPES.items() if numpy}
+NAMES = {mlx: name for name, (mlx, _) in TYPES.items()}
+"""MLX's types to their names in safetensors' format."""
+
+_NUMPY_NAMES = {numpy: name for name, (_, numpy) in TYPES.items() if numpy}
 
 
 @attrs.frozen
@@ -183,7 +187,7 @@ def _read_place(array: Any, begin: int, size: int) -> tuple[str, tuple[int, ...]
 
 def type_name(value: Any) -> str:
     """Name the type of an array of MLX or NumPy as safetensors' format does."""
-    return _NAMES[value.dtype if isinstance(value, mx.array) else str(value.dtype)]
+    return NAMES[value.dtype] if isinstance(value, mx.array) else _NUMPY_NAMES[str(value.dtype)]
 
 
 def array_bytes(value: Any) -> memoryview:

@@ -124,7 +124,7 @@ def test_layers_that_nothing_reads_are_left_out(tmp_path: Path) -> None:
         back = load_arrays(import_adapter(str(exported.folder)).folder / "adapters.safetensors")
     # Of four layers that have their own and two that share.
     assert exported.n_layers == 2 * 4
-    assert exported.notes[0].startswith("4 layers are left out that nothing reads")
+    assert exported.notes[0].startswith("4 layers left out that nothing reads")
     left_out = [f"layers.{layer}.self_attn.{kind}_proj" for layer in (4, 5) for kind in "kv"]
     assert {name for name in arrays if name not in back} == {
         name for name in arrays if any(f".{layer}." in name for layer in left_out)

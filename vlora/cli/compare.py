@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..system.nouns import with_noun
 from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .screen import Screen
@@ -85,7 +86,7 @@ def write_comparison(comparison: "Comparison", width: int) -> Iterator[str]:
     from ..report.charts.plot import letter_of
 
     for number, run in enumerate(comparison.runs):
-        damaged = f" ({run.n_damaged} damaged line{'s' * (run.n_damaged != 1)} passed over)" if run.n_damaged else ""
+        damaged = f" ({with_noun(run.n_damaged, 'damaged line', commas=False)} passed over)" if run.n_damaged else ""
         yield f"{letter_of(number)}  {run.folder}{damaged}"
     yield ""
     yield from _write_table("numbers (* the better one)", comparison.numbers, width)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from ..system.nouns import with_noun
 from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .screen import Screen
@@ -94,7 +95,11 @@ def show_checks(file: Path | None, console: Screen) -> int:
     if target is not None:
         say(f"written to {file}")
     is_proven = doctor.is_proven(outcomes)
-    verdict = "vlora works here" if is_proven else f"{n_failed} of {len(outcomes)} checks failed; please report them"
+    verdict = (
+        "vlora works here"
+        if is_proven
+        else f"{n_failed} of {with_noun(len(outcomes), 'check')} failed; please report what failed"
+    )
     console.tell("Verdict", is_proven=is_proven, n_failed=n_failed, seconds=seconds)
     with console.result():
         say(f"{verdict} ({seconds:.0f} s)", "bold" if is_proven else "bold red")

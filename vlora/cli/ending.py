@@ -8,6 +8,7 @@ from ..events import FeatureCounts, Finished
 from ..output.paths import REPORT_NAME
 from ..recipe.schema import Recipe
 from ..report.run.commands import ask_command
+from ..system.nouns import with_noun
 from .screen import Screen
 from .sentences import describe_choice, describe_device, describe_use
 from .units import format_bytes
@@ -96,7 +97,7 @@ def _features_line(counts: FeatureCounts) -> str:
     if not total:
         return ""
     return (
-        f"features of {total:,} images: {counts.n_memory:,} from memory, {counts.n_disk:,} from disk, "
+        f"features of {with_noun(total, 'image')}: {counts.n_memory:,} from memory, {counts.n_disk:,} from disk, "
         f"{counts.n_computed:,} computed; kept now: {format_bytes(counts.memory_bytes)} in memory, "
         f"{format_bytes(counts.disk_bytes)} on disk"
     )

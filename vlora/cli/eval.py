@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from ..recipe.schema import Recipe
+from ..system.nouns import with_noun
 from .arguments import Parser, make_recipe_parser, named, named_path, positive
 from .importing import importing
 from .screen import Screen
@@ -118,7 +119,7 @@ def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
                 continue
             console.tell(event)
             if isinstance(event, Opened):
-                after = f" after {event.step} step{'s' * (event.step != 1)}" if event.step else ""
+                after = f" after {with_noun(event.step, 'step', commas=False)}" if event.step else ""
                 _say(console, f"model: {event.name}{after}")
                 _say(console, f"rows: {event.n_rows} of {event.rows}")
                 if event.commits:
@@ -143,7 +144,7 @@ def _show(evaluated: "Evaluated", console: Screen) -> None:
     with console.result():
         for name, found in evaluated.scores.summary.items():
             interval = "" if found.low is None else f"  ({found.low:.3f} to {found.high:.3f})"
-            over = "" if found.n == n_rows else f"  over {found.n} rows"
+            over = "" if found.n == n_rows else f"  over {with_noun(found.n, 'row', commas=False)}"
             console.print(f"{escape(name):<{width}}  [bold]{found.mean:.3f}[/]{interval}{over}", soft_wrap=True)
     if evaluated.scores.idle:
         _say(console, f"no row has what this measures: {', '.join(evaluated.scores.idle)}")

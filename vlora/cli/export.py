@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+from ..system.nouns import with_noun
 from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .failures import naming_arguments
@@ -60,8 +61,8 @@ def show_exported(adapter: str, program: str, out: Path | None, base: str | None
     for line in exported.notes:
         console.print(f"note: {line}", markup=False, soft_wrap=True)
     console.print(
-        f"base: {exported.base}; {exported.n_layers} layers with adapters of rank {exported.rank}"
-        + (f", {exported.n_whole} arrays trained whole" if exported.n_whole else ""),
+        f"base: {exported.base}; {with_noun(exported.n_layers, 'layer')} with adapters of rank {exported.rank}"
+        + (f", {with_noun(exported.n_whole, 'array')} trained whole" if exported.n_whole else ""),
         markup=False,
         soft_wrap=True,
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..system.nouns import with_noun
 from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .failures import naming_arguments
@@ -75,16 +76,16 @@ def show_fused(adapter: str, out: Path | None, quantize: str, base: str | None, 
 
 def describe(fused: "Fused") -> Iterator[str]:
     """Yield the lines that say what was written."""
-    whole = f" and {fused.n_whole} parameters trained whole" if fused.n_whole else ""
-    yield f"base: {fused.base}; {fused.n_layers} layers with adapters{whole}"
+    whole = f" and {with_noun(fused.n_whole, 'parameter')} trained whole" if fused.n_whole else ""
+    yield f"base: {fused.base}; {with_noun(fused.n_layers, 'layer')} with adapters{whole}"
     rounding = fused.rounding
     if rounding.n_layers:
         update = rounding.share_of_update
         beside = "" if update is None else f", {update:.1%} of what was learned"
         worst = "" if rounding.worst is None else f"; most in {rounding.worst[0]} ({rounding.worst[1]:.2%})"
         yield (
-            f"quantized again: {rounding.n_layers} layers, which changes their weights by {rounding.share:.2%}"
-            f"{beside}{worst}"
+            f"quantized again: {with_noun(rounding.n_layers, 'layer')}, which changes their weights by "
+            f"{rounding.share:.2%}{beside}{worst}"
         )
     if fused.why_mlx is not None:
         yield f"layout: that of mlx-vlm's conversion, which transformers does not open, because {fused.why_mlx}"

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+from ..system.nouns import with_noun
 from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .failures import naming_arguments
@@ -53,7 +54,8 @@ def show_imported(adapter: str, model: str | None, out: Path | None, console: Sc
         console.print(f"note: {imported.note}", markup=False, soft_wrap=True)
     console.tell(imported)
     whole = f", trained whole: {', '.join(imported.tables)}" if imported.tables else ""
-    line = f"base: {imported.base}; {imported.n_layers} layers, {imported.method} of rank {imported.rank}{whole}"
+    layers = with_noun(imported.n_layers, "layer")
+    line = f"base: {imported.base}; {layers}, {imported.method} of rank {imported.rank}{whole}"
     console.print(line, markup=False, soft_wrap=True)
     with console.result():
         console.print(f"adapter: {imported.folder}", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from ..errors import RecipeError
 from ..recipe.parse import parse_recipe
 from ..recipe.schema import Recipe
 from ..recipe.suggest import DEFAULT_MODEL, OBJECTIVES, explain_columns, suggest_recipe
+from ..system.nouns import with_noun
 from ..system.redaction import redact
 from .arguments import Parser, named, named_path, positive
 from .arguments import make_parser as make_plain_parser
@@ -103,7 +104,7 @@ def suggest(data: str, model: str | None, target: Path | None, memory_gb: float 
 
 
 def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[str]:
-    yield f"written to {file}, for {rows.n_rows:,} row{'s' * (rows.n_rows != 1)} of {rows.path}"
+    yield f"written to {file}, for {with_noun(rows.n_rows, 'row')} of {rows.path}"
     if rows.columns:
         yield "guessed of the columns (data.columns):"
         yield from (f"  {line}" for line in explain_columns(rows))
@@ -124,7 +125,7 @@ def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[s
         yield f"how many rows fit at once is not known: {fit}"
     else:
         yield (
-            f"{fit.batch_size} row{'s' * (fit.batch_size != 1)} of up to {fit.n_tokens:,} tokens at once "
+            f"{with_noun(fit.batch_size, 'row')} of up to {with_noun(fit.n_tokens, 'token')} at once "
             f"need{'s' * (fit.batch_size == 1)} {fit.peak_gb:.1f} of "
             f"{fit.memory_gb:.1f} GB by the plan{'' if fit.fits else ', and do not fit: take a smaller model'}"
         )

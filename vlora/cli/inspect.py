@@ -13,6 +13,7 @@ from ..events import Working
 from ..facts import Columns
 from ..recipe.schema import Recipe
 from ..system.files import expand
+from ..system.nouns import with_noun
 from .arguments import Parser, make_recipe_parser, named, positive
 from .importing import importing
 from .screen import Screen
@@ -175,7 +176,7 @@ def show_rows(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> in
     if len(chosen) == 1:
         verdict = "it can be learned from" if not n_bad else "it cannot be learned from"
     with console.result():
-        console.print(f"{_count(len(chosen))}: {verdict}", style="bold red" if n_bad else "bold")
+        console.print(f"{with_noun(len(chosen), 'row')}: {verdict}", style="bold red" if n_bad else "bold")
     return USER_ERROR if n_bad else DONE
 
 
@@ -215,17 +216,17 @@ def write_page(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> i
     n_rows = sum(census.n_rows for census in censuses)
     console.tell("Page", path=path, n_rows=n_rows, n_shown=len(chosen))
     with console.result():
-        _say(console, f"{_count(len(chosen))} of {n_rows:,} shown in {path}")
+        _say(console, f"{with_noun(len(chosen), 'row')} of {n_rows:,} shown in {path}")
     return USER_ERROR if any(census.n_refused for census in censuses) else DONE
 
 
 def _describe_choice(choice: "Choice", n: int) -> str:
     if choice.worst is not None:
         by = f" by {choice.metric}" if choice.metric else ""
-        return f"The {_count(n)} answered worst{by} in {choice.worst}, the worst first."
+        return f"The {with_noun(n, 'row')} answered worst{by} in {choice.worst}, the worst first."
     if choice.n_longest is not None:
-        return f"The longest {_count(n)} to train on, the longest first."
-    return f"{_count(n)}, chosen by their numbers." if choice.numbers else f"The first {_count(n)}."
+        return f"The longest {with_noun(n, 'row')} to train on, the longest first."
+    return f"{with_noun(n, 'row')}, chosen by their numbers." if choice.numbers else f"The first {with_noun(n, 'row')}."
 
 
 def show_census(recipe: Recipe, console: Screen, *, decodes: bool = False) -> int:
@@ -244,7 +245,7 @@ def show_census(recipe: Recipe, console: Screen, *, decodes: bool = False) -> in
     n_rows = sum(census.n_rows for census in shown)
     verdict = "no row is refused" if not n_refused else f"{n_refused:,} cannot be learned from"
     with console.result():
-        console.print(f"{_count(n_rows)}: {verdict}", style="bold red" if n_refused else "bold")
+        console.print(f"{with_noun(n_rows, 'row')}: {verdict}", style="bold red" if n_refused else "bold")
     return USER_ERROR if n_refused else DONE
 
 
@@ -285,11 +286,10 @@ def _show_row(row: "Inspected", console: Screen) -> None:
     sizes = ", ".join(f"{width}x{height}" for width, height in row.image_sizes) or "none"
     if row.cut is not None:
         lost = f"; {row.cut.n_lost:,} supervised ones are lost" if row.cut.n_lost else ""
-        found = f"  cut from {row.cut.n_tokens:,} to {row.cut.n_kept:,} tokens by data.max_seq_length{lost}"
+        found = f"  cut from {row.cut.n_tokens:,} to {with_noun(row.cut.n_kept, 'token')} by data.max_seq_length{lost}"
         console.print(found, style="yellow")
-    console.print(
-        f"  {row.n_text} text tokens, {row.n_image} image tokens, {row.n_supervised} supervised; images: {sizes}"
-    )
+    texts, pictured = with_noun(row.n_text, "text token"), with_noun(row.n_image, "image token")
+    console.print(f"  {texts}, {pictured}, {row.n_supervised} supervised; images: {sizes}")
     if row.is_wanted is not None:
         console.print(f"  the answer is {'wanted' if row.is_wanted else 'not wanted'}")
     console.print(_write_pieces(row.pieces, console), soft_wrap=True)
@@ -325,7 +325,7 @@ def _show_counts(census: "Census", console: Screen) -> None:
         shares = (
             f"{n_rows / max(1, census.n_rows):.1%} of the rows, {n_tokens / max(1, census.n_tokens):.1%} of the tokens"
         )
-        _say(console, f"  {name}: {n_rows:,} rows, {n_tokens:,} tokens ({shares})")
+        _say(console, f"  {name}: {with_noun(n_rows, 'row')}, {with_noun(n_tokens, 'token')} ({shares})")
     if census.left_out:
         _say(console, f'  left out: {census.left_out:,}, by data.on_long_row = "skip"')
     _say(console, f"  refused rows: {census.n_refused:,}")
@@ -333,11 +333,7 @@ def _show_counts(census: "Census", console: Screen) -> None:
     for refusal in reasons[:SHOWN_REASONS]:
         _say(console, f"    {refusal.n_rows:,} such as {refusal.first}")
     if len(reasons) > SHOWN_REASONS:
-        _say(console, f"    and for {len(reasons) - SHOWN_REASONS:,} reasons more")
-
-
-def _count(n_rows: int) -> str:
-    return f"{n_rows:,} row{'s' * (n_rows != 1)}"
+        _say(console, f"    and for {with_noun(len(reasons) - SHOWN_REASONS, 'reason')} more")
 
 
 def _say(console: Screen, line: str) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from ..errors import RecipeError
 from ..recipe.parse import parse_override, parse_recipe
 from ..recipe.schema import Recipe
+from ..system.nouns import with_noun
 from .screen import Screen
 from .status import DONE, FAILED_CHECK
 
@@ -112,7 +113,11 @@ def show_model_checks(
         with console.result() if is_failed else nullcontext():
             _show(outcome, console, "bold red" if is_failed else "")
     console.tell("Verdict", is_trainable=not failed, n_failed=len(failed), failed=failed, seconds=seconds)
-    verdict = f"{len(failed)} of {len(outcomes)} checks failed: {', '.join(failed)}" if failed else "can be trained"
+    verdict = (
+        f"{len(failed)} of {with_noun(len(outcomes), 'check')} failed: {', '.join(failed)}"
+        if failed
+        else "can be trained"
+    )
     with console.result():
         style = "bold red" if failed else "bold"
         console.print(Text(f"{model}: {verdict} ({seconds:.0f} s)", style=style), soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RecipeError
 from ..recipe.schema import Recipe
+from ..system.nouns import with_noun
 from .arguments import Parser, make_recipe_parser, positive
 from .importing import importing
 from .screen import Screen
@@ -80,8 +81,9 @@ def show_plan(
     share = plan.n_trainable / plan.n_params
     counts = f"{format_count(plan.n_trainable)} of {format_count(plan.n_params)}"
     console.print(f"{plan.model_type}: {counts} parameters trained ({share:.2%})")
+    rows = _name_rows(plan.batch_size, "row", plan.n_tokens)
     console.print(
-        f"{plan.batch_size} rows of {plan.n_tokens} tokens, {plan.n_supervised} places supervised ({plan.rows})",
+        f"{rows}, {with_noun(plan.n_supervised, 'place', commas=False)} supervised ({plan.rows})",
         markup=False,
         soft_wrap=True,
     )
@@ -96,7 +98,9 @@ def show_plan(
         console.print(f"{verdict} {format_bytes(plan.memory)}", style="" if fits else "bold red")
     if plan.longest is not None:
         least = "at least " if plan.longest == LONGEST else ""
-        console.print(f"longest rows of text that fit, {plan.batch_size} at a time: {least}{plan.longest:,} tokens")
+        console.print(
+            f"longest rows of text that fit, {plan.batch_size} at a time: {least}{with_noun(plan.longest, 'token')}"
+        )
     if measures:
         show_measured(recipe, plan, console)
     return DONE if fits else USER_ERROR
@@ -111,11 +115,16 @@ def describe_phases(plan: "Plan") -> Iterator[str]:
         if phase.unplanned:
             yield f"  {phase.name:<16}not planned: {phase.unplanned}"
             continue
-        rows = f"{phase.n_rows} rows of {phase.n_tokens} tokens ({phase.rows})"
+        rows = f"{_name_rows(phase.n_rows, 'row', phase.n_tokens)} ({phase.rows})"
         if phase.n_new_tokens:
-            rows = f"{phase.n_rows} questions of {phase.n_tokens} tokens ({phase.rows}), {phase.n_new_tokens} new ones"
+            asked = _name_rows(phase.n_rows, "question", phase.n_tokens)
+            rows = f"{asked} ({phase.rows}), {with_noun(phase.n_new_tokens, 'new one', commas=False)}"
             rows += f" each; {phase.kept / 1e9:.3f} GB of keys and values" if phase.kept else " each; nothing is kept"
         yield f"{_write_phase(phase.name, phase.nbytes)}  {rows}"
+
+
+def _name_rows(n_rows: int, noun: str, n_tokens: int) -> str:
+    return f"{with_noun(n_rows, noun, commas=False)} of {with_noun(n_tokens, 'token', commas=False)}"
 
 
 def _write_phase(name: str, nbytes: int) -> str:

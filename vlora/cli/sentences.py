@@ -2,6 +2,7 @@
 
 from ..events import Best, StoppedEarly, Untrained
 from ..facts import Columns, DeviceUse, FeatureStorage, HeadUse, SourceShare, SourceUse, TemplateUse, UnnamedImages
+from ..system.nouns import with_noun
 
 SHOWN = 40
 """Most unused columns that a line names."""
@@ -23,7 +24,9 @@ def describe_columns(columns: Columns) -> str:
 
 def _describe_unnamed(images: UnnamedImages) -> str:
     if images.n_unnamed is None:
-        found = f"the folder has {images.n_images:,} images and its metadata {images.n_rows:,} rows"
+        found = (
+            f"the folder has {with_noun(images.n_images, 'image')} and its metadata {with_noun(images.n_rows, 'row')}"
+        )
         return f"{found}, so that some images may be in no row"
     return f"images that no row of the metadata names: {images.n_unnamed:,}, such as {images.first!r}"
 
@@ -35,13 +38,13 @@ def describe_share(share: SourceShare) -> str:
     wanted = "" if f"{share.wanted:.1%}" == f"{share.real:.1%}" else f" (wanted {share.wanted:.1%})"
     times = share.n_drawn / share.n_rows
     drawn = "each once" if share.n_drawn == share.n_rows else f"{share.n_drawn:,} drawn, {times:.3g} times all of them"
-    return f"{share.name}: {share.n_rows:,} rows, {drawn}; {share.real:.1%} of the rows of an epoch{wanted}"
+    return f"{share.name}: {with_noun(share.n_rows, 'row')}, {drawn}; {share.real:.1%} of the rows of an epoch{wanted}"
 
 
 def describe_use(use: SourceUse) -> str:
     """Describe what was learned of a source."""
     epochs = "its first epoch not over" if use.epochs is None else f"{use.epochs:.2f} epochs"
-    return f"{use.name}: {use.n_rows:,} rows, {epochs}, {use.n_tokens:,} tokens"
+    return f"{use.name}: {with_noun(use.n_rows, 'row')}, {epochs}, {with_noun(use.n_tokens, 'token')}"
 
 
 def describe_device(use: DeviceUse) -> str:
@@ -128,7 +131,7 @@ def describe_early(event: StoppedEarly) -> str:
 def describe_untrained(event: Untrained) -> str:
     """Describe the loss before the first step, compared with that of guessing."""
     rows = "held-out rows" if event.is_held_out else "the rows of the first step"
-    guessing = f"guessing evenly among {event.n_tokens:,} tokens has {event.guessing:.4f}"
+    guessing = f"guessing evenly among {with_noun(event.n_tokens, 'token')} has {event.guessing:.4f}"
     return f"untrained: loss {event.loss:.4f} on {rows}; {guessing}"
 
 

@@ -27,6 +27,7 @@ from ..events import (
     Working,
 )
 from ..measured import ACCURACIES, MARGINS
+from ..system.nouns import with_noun
 from .progress.bar import PER_SECOND, format_seconds, write_bar, write_line
 from .progress.rows import SECONDS
 from .progress.state import ProgressState
@@ -98,7 +99,9 @@ class EventView:
             return describe_compilation(event)
         if isinstance(event, EpochEnded):
             name = escape(event.source) or "the stream"
-            return f"epoch {event.epoch:,} of {name} has ended with step {event.step:,}: {event.n_rows:,} rows"
+            return (
+                f"epoch {event.epoch:,} of {name} has ended with step {event.step:,}: {with_noun(event.n_rows, 'row')}"
+            )
         if isinstance(event, Scored):
             return describe_scores(event, self.state.n_steps)
         if isinstance(event, Skipped):
@@ -131,7 +134,7 @@ class EventView:
     def _show_progress(self, event: Event) -> None:
         """Without a bar, print each new activity, and the progress if none was printed for a while."""
         if isinstance(event, Working) and self.state.newest is None:
-            counted = f" {event.total} rows" if event.total else ""
+            counted = f" {with_noun(event.total, 'row', commas=False)}" if event.total else ""
             self._print(f"{event.what}{counted} ...")
         elif isinstance(event, COUNTED) and self.clock() - self._printed >= SECONDS:
             self._print(write_line(self.state))
@@ -149,11 +152,11 @@ class EventView:
         resumed = f", going on after step {event.first_step}" if event.first_step else ""
         about = "about " if event.is_estimated else ""
         rows = (
-            f"{event.n_rows} rows"
+            with_noun(event.n_rows, "row", commas=False)
             if event.n_rows is not None
-            else f"rows streamed from {event.n_files:,} file{'s' * (event.n_files > 1)}"
+            else f"rows streamed from {with_noun(event.n_files, 'file')}"
         )
-        self._print(f"{rows}{held_out}; {about}{event.n_steps} steps{resumed}")
+        self._print(f"{rows}{held_out}; {about}{with_noun(event.n_steps, 'step', commas=False)}{resumed}")
         for source in event.sources:
             self._print(f"  {escape(describe_share(source))}")
         self._print(f"columns: {escape(describe_columns(event.columns))}")
@@ -192,7 +195,7 @@ def _describe_warning(message: str) -> str:
 
 def describe_compilation(event: Compiling | Compiled) -> str:
     """Describe kernels that are being compiled, or were."""
-    kernels = f"{event.n_kernels} kernel{'s' * (event.n_kernels != 1)}"
+    kernels = with_noun(event.n_kernels, "kernel", commas=False)
     if isinstance(event, Compiling):
         return f"compiling {kernels}, {event.n_workers} at a time"
     return f"compiled {kernels} in {event.seconds:.1f} s, kept in {escape(str(event.folder))}"
@@ -203,7 +206,7 @@ def describe_scores(event: Scored, n_steps: int | None = None) -> str:
     found = [
         f"{escape(name)} [bold]{value.mean:.3f}[/]"
         + ("" if value.low is None or value.high is None else f" ({value.low:.3f} to {value.high:.3f})")
-        + ("" if value.n == event.n_rows else f" over {value.n} rows")
+        + ("" if value.n == event.n_rows else f" over {with_noun(value.n, 'row', commas=False)}")
         for name, value in event.scores.items()
     ]
     return f"{_name_step(event.step, n_steps)}  {'  '.join(found)}"
@@ -224,9 +227,11 @@ def write_report(
     metrics = event.metrics
     step = _name_step(int(metrics["step"]), n_steps)
     if "valid_loss" in metrics:
+        tokens = with_noun(int(metrics["valid_tokens"]), "token")
+        rows = with_noun(int(metrics["valid_rows"]), "row", commas=False)
         return (
             f"{step}  [bold]valid loss {metrics['valid_loss']:.4f}[/] over "
-            f"{metrics['valid_tokens']:,} tokens of {metrics['valid_rows']} rows{_describe_rewards(metrics, 'valid_')}"
+            f"{tokens} of {rows}{_describe_rewards(metrics, 'valid_')}"
         )
     parts = {
         "loss": f"loss {metrics['loss']:.4f}{_describe_rewards(metrics)}",

@@ -12,6 +12,7 @@ import attrs
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..models.published.transformers_names import AUTO
+from ..system.nouns import with_noun
 from ..system.redaction import redact
 
 CURVES = "curves.png"
@@ -152,9 +153,8 @@ def write_card(card: Described) -> str:
     parts = [f"---\n{make_metadata(card).to_yaml()}\n---", f"# {name}", _describe(card)]
     if card.scores:
         rows = "\n".join(f"| {score} | {value:.4f} |" for score, value in card.scores.items())
-        parts.append(
-            f"## Scores\n\nOn rows that were held out, after {card.n_steps:,} steps.\n\n| | |\n|---|---|\n{rows}"
-        )
+        steps = with_noun(card.n_steps, "step")
+        parts.append(f"## Scores\n\nOn rows that were held out, after {steps}.\n\n| | |\n|---|---|\n{rows}")
     if card.has_curves:
         parts.append(f"## Curves\n\n![Losses over the steps of the run]({CURVES})")
     parts.append("\n\n".join(["## Use", *(_use_adapter(card) if card.is_adapter else _use_model(card))]))
@@ -176,9 +176,9 @@ def _describe(card: Described) -> str:
     base = f"[{card.base}](https://huggingface.co/{card.base})" if card.has_hub_base else f"`{card.base}`"
     version = f" at commit `{card.revision}`" if card.revision else ""
     kind = "An adapter for" if card.is_adapter else "A fine-tuned version of"
-    rows = "" if card.n_rows is None else f"{card.n_rows:,} rows of "
+    rows = "" if card.n_rows is None else f"{with_noun(card.n_rows, 'row')} of "
     data = f" on {rows}`{card.data}`" if card.data else ""
-    steps = f" in {card.n_steps:,} steps" if card.n_steps else ""
+    steps = f" in {with_noun(card.n_steps, 'step')}" if card.n_steps else ""
     return f"{kind} {base}{version}, trained by {card.method}{data}{steps} with vlora."
 
 

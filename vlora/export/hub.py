@@ -38,6 +38,7 @@ from ..run.origin import is_adapter
 from ..run.save import NOT_A_MODELS
 from ..system.files import expand
 from ..system.globs import is_pattern
+from ..system.nouns import with_noun
 from ..system.redaction import redact
 from .card import (
     CURVES,
@@ -317,7 +318,8 @@ def _method(config: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     layers = config.get("adapted_layers") or settings.get("keys") or ()
     schemes: Mapping[str, Any] = config.get("base_quantization") or {}
     packed = next((scheme["bits"] for scheme in schemes.values()), None)
-    parts = [f"{name} of rank {values.get('lora.rank') if is_pissa else settings.get('rank')} on {len(layers)} layers"]
+    rank = values.get("lora.rank") if is_pissa else settings.get("rank")
+    parts = [f"{name} of rank {rank} on {with_noun(len(layers), 'layer')}"]
     parts += [f"the base in {packed} bits"] if packed else []
     parts += ["embeddings or head trained whole"] if config.get("trained_tables") else []
     parts += ["the vision tower trained whole"] if config.get("train_vision") else []

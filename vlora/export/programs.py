@@ -9,6 +9,7 @@ import attrs
 from ..errors import ModelError
 from ..models.load.adapter_files import ARGUMENT, read_adapter
 from ..models.published.transformers_names import AUTO
+from ..system.nouns import with_noun
 from .destination import find_destination
 from .gguf import gguf_usage, to_gguf
 from .peft import PeftAdapter, to_peft, write_peft
@@ -86,9 +87,10 @@ def _largest(config: Mapping[str, Any]) -> int:
 def _notes(made: PeftAdapter) -> list[str]:
     notes = []
     if made.unread:
+        like = " and the like" if len(made.unread) > 1 else ""
         notes.append(
-            f"{len(made.unread)} layers are left out that nothing reads and transformers has not: {made.unread[0]} and "
-            "the like; they change no logit"
+            f"{with_noun(len(made.unread), 'layer')} left out that nothing reads and transformers has not, which "
+            f"changes no logit: {made.unread[0]}{like}"
         )
     if made.is_converted:
         notes.append(

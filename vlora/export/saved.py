@@ -16,6 +16,7 @@ from ..output.base_identity import KEY, BaseIdentity, check_base
 from ..output.checkpoint import read_arrays
 from ..recipe.schema import ModelSection
 from ..run.origin import find_built_in
+from ..system.nouns import with_noun
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -112,9 +113,10 @@ def _refuse_what_stays(path: Path, config: Mapping[str, Any]) -> None:
         msg = f"{path}: found {config.get('fine_tune_type')!r}, which is no adapter; expected a LoRA or DoRA"
         raise CheckpointError(msg)
     if config.get("added_tokens"):
+        added = with_noun(len(config["added_tokens"]), "added token")
         msg = (
-            f"{path}: was trained with {len(config['added_tokens'])} added tokens, for which an adapter of another "
-            "program has no place; `python -m vlora fuse` writes a model that has them"
+            f"{path}: was trained with {added}, for which an adapter of another program has no place; "
+            "`python -m vlora fuse` writes a model that has them"
         )
         raise CheckpointError(msg)
 

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from ..features.shard_format import NAMES, array_bytes
 from ..output.atomic import sync
+from ..system.nouns import with_noun
 from ..system.safetensors_header import LENGTH, METADATA
 
 LARGEST = 5 * 10**9
@@ -81,7 +82,7 @@ class ShardWriter:
             file.seek(LENGTH.size + self._room + self._n_bytes)
             found = sum(file.write(array_bytes(block)) for block in rows.blocks)
         if found != n_bytes:
-            msg = f"{name}: found {found:,} bytes, expected {n_bytes:,}"
+            msg = f"{name}: found {with_noun(found, 'byte')}, expected {n_bytes:,}"
             raise ValueError(msg)
         self._n_bytes += n_bytes
         self.total += n_bytes

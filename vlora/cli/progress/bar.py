@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from ...system.nouns import with_noun
 from .state import DONE, STOPPED, TRAINING, ProgressState
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -20,7 +21,7 @@ def format_seconds(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     written = f"{hours}:{minutes:02}:{rest:02}" if hours or days else f"{minutes}:{rest:02}"
-    return f"{days} day{'s' * (days > 1)} {written}" if days else written
+    return f"{with_noun(days, 'day', commas=False)} {written}" if days else written
 
 
 def write_bar(state: ProgressState, width: int, memory_gb: float = 0.0) -> str:

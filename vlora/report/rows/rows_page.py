@@ -6,6 +6,7 @@ import attrs
 
 from ...build import Data
 from ...recipe.schema import Recipe
+from ...system.nouns import with_noun
 from ..census import Census
 from ..histogram import draw_histogram
 from ..page import MOST_CHARACTERS, render
@@ -204,24 +205,25 @@ def find_findings(recipe: Recipe, censuses: Sequence[Census], overlap: Overlap |
         if census.n_refused:
             skips = recipe.data.on_bad_row == "skip"
             skipped = "; training leaves such rows out" if skips else "; training ends at the first"
-            text = f"{name}{_rows(census.n_refused)} cannot be learned from{skipped}"
+            text = f"{name}{with_noun(census.n_refused, 'row')} cannot be learned from{skipped}"
             found.append(Finding(kind="bad", text=text, place="refused"))
         if census.cuts.n_rows:
-            text = f"{name}{_rows(census.cuts.n_rows)} cut by data.max_seq_length; {census.cuts.describe_losses()}"
+            cut = with_noun(census.cuts.n_rows, "row")
+            text = f"{name}{cut} cut by data.max_seq_length; {census.cuts.describe_losses()}"
             found.append(Finding(kind="warn", text=text, place="lengths"))
         if census.left_out:
-            text = f'{name}{_rows(census.left_out)} left out by data.on_long_row = "skip"'
+            left_out = with_noun(census.left_out, "row")
+            text = f'{name}{left_out} left out by data.on_long_row = "skip"'
             found.append(Finding(kind="warn", text=text, place="lengths"))
         if census.n_duplicates:
-            text = f"{name}{_rows(census.n_duplicates)} equal to an earlier one"
+            text = f"{name}{with_noun(census.n_duplicates, 'row')} equal to an earlier one"
             found.append(Finding(kind="warn", text=text, place="duplicates"))
     if overlap is not None and overlap.n_rows:
-        text = (
-            f"{_rows(overlap.n_rows)} to validate on, equal to rows that are trained on: the validation loss is too low"
-        )
+        same = with_noun(overlap.n_rows, "row")
+        text = f"{same} to validate on, equal to rows that are trained on: the validation loss is too low"
         found.insert(0, Finding(kind="bad", text=text, place="overlap"))
     elif overlap is not None and overlap.n_images:
-        text = f"{_rows(overlap.n_images)} to validate on, with an image that is trained on"
+        text = f"{with_noun(overlap.n_images, 'row')} to validate on, with an image that is trained on"
         found.append(Finding(kind="warn", text=text, place="overlap"))
     answers = censuses[0].answers
     if answers.are_classes():
@@ -238,7 +240,3 @@ def _group(groups: Sequence[Sequence[int]], census: Census) -> list[Group]:
         Group(rows=", ".join(map(census.name_number, rows[:MOST_NAMED])), n_more=max(0, len(rows) - MOST_NAMED))
         for rows in groups[:MOST_GROUPS]
     ]
-
-
-def _rows(n: int) -> str:
-    return f"{n:,} row{'s' * (n != 1)}"

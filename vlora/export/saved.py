@@ -15,7 +15,7 @@ from ..models.published.peft_layout import Factors
 from ..output.base_identity import KEY, BaseIdentity, check_base
 from ..output.checkpoint import read_arrays
 from ..recipe.schema import ModelSection
-from ..run.origin import find_built_in
+from ..run.origin import find_built_in, refuses_other_weights
 from ..system.nouns import with_noun
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -63,7 +63,8 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
         base: Another name of its base than the one that it records.
 
     Raises:
-        VloraError: There is no such adapter, it is damaged, or it was trained on a model of another architecture.
+        VloraError: There is no such adapter, it is damaged, it was trained on a model of another architecture, or the
+            recipe of its run refuses other weights.
     """
     path, config = read_adapter(adapter, ARGUMENT)
     foreign = send_to_import(path, adapter, base or named_base(config))
@@ -84,7 +85,10 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
     note = None
     if backbone.base is not None:
         known = BaseIdentity.load(recorded)
-        note = check_base(known, backbone.base, path, is_strict=False, older=config.get("base_model"))
+        # What --base names is meant; and where only the precision differs, the base was quantized on loading.
+        is_other = base is None and (known is None or known.weights != backbone.base.weights)
+        is_strict = is_other and refuses_other_weights(path)
+        note = check_base(known, backbone.base, path, is_strict=is_strict, older=config.get("base_model"))
     # Whether every array is there, of the shapes that its configuration says.
     models.load_adapter(models.abstract_backbone(files, section)[0], adapter, files=files)
     layers, whole = _read_factors(path)

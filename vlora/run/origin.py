@@ -78,6 +78,15 @@ def find_built_in(base: str, weights: Path) -> str:
     return str(models.build_tiny_qwen3_vl(own / BUILTIN_FOLDER, seed=_read_recipe(own).train.seed))
 
 
+def refuses_other_weights(weights: Path) -> bool:
+    """Whether the recipe of an adapter's run has `model.strict_base`.
+
+    Args:
+        weights: The adapter's file.
+    """
+    return _read_recipe(weights.parent).model.strict_base
+
+
 def find_model_recipe(model: str) -> Recipe:
     """Find the recipe that a model's folder was trained by; that of a hub id says nothing but its name.
 

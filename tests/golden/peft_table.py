@@ -53,13 +53,22 @@ of a fused folder and vlora's, because mlx-vlm scales the embeddings by a root i
 beside its base differ by 2.5e-6.
 
 In bfloat16 (`tests/export/test_fused_bfloat16.py`) vlora's forward of a fused folder is mlx_vlm's own of it, on a row
-of text or, where mlx-vlm computes text otherwise, on one with an image: to the bit for 76 families, and up to 4e-6 of
-the largest logit for five that compute in float32. Falcon-OCR's logits mlx-vlm rounds once more (3.4e-3,
-falcon_ocr/language.py:428), GLM-5's differ by 1e-2 because scores that nearly tie choose what is attended (both are
-equally far from float32), and MiniMax-M3's index is computed otherwise (minimax_m3_vl/language.py:1680). Towers are not
-a part of this: where vlora runs images through a tower in an order of its own (Qwen3-VL, Qwen3.5), logits in bfloat16
-differ by 1e-2 from mlx_vlm's, and both are equally far from float32. On a CPU, MLX multiplies chosen experts in float32
-only; there the test rounds its products.
+of text or, where mlx-vlm computes text otherwise, on one with an image: to the bit for 77 families, and up to 4e-6 of
+the largest logit for five that compute in float32. Two families are set apart, and one is not compared:
+
+- Falcon-OCR: mlx-vlm rounds the logits once more (3.4e-3, falcon_ocr/language.py:428). The forward is in float32 in
+  both programs, because the weights of its norms are no parameters (:170). vlora's logits are those of the same
+  numbers in float32, and mlx-vlm's are farther from them. In a folder whose table of embeddings is in float32,
+  mlx-vlm's logits are vlora's; `fuse` leaves each array in the type that it has in the base.
+- GLM-5: both programs agree to the bit on a row that is padded as vlora pads it. Without the padding mlx-vlm's own
+  logits are others by 1e-2. Its hyper-connections multiply in float32 (deepseek_v4/hyper_connection.py:394), and such
+  products differ by 1e-6 with the number of tokens on a CPU. One number is rounded to the neighbouring one of
+  bfloat16 (:426), and later layers amplify that. Both are equally far from float32.
+- MiniMax-M3: mlx-vlm computes its index otherwise (minimax_m3_vl/language.py:1680).
+
+Towers are not a part of this: where vlora runs images through a tower in an order of its own (Qwen3-VL, Qwen3.5),
+logits in bfloat16 differ by 1e-2 from mlx_vlm's, and both are equally far from float32. On a CPU, MLX multiplies
+chosen experts in float32 only; there the test rounds its products.
 
 The adapter beside the same base is another sum in bfloat16: its logits are 1.7 to 4.2 % of the largest from those of
 the folder. How far either is from the same adapter in float32 was measured on two adapters of each family (four of

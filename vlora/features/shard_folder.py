@@ -1,9 +1,9 @@
 """The folder of a tower's shards: which entries they hold, what is read of them, and what is deleted to make room.
 
-A shard is written whole, under a private name, and renamed: what is unfinished is never read. What a shard holds is
-known from its header, and an entry is read from its own place in the file, its sum compared once: plain reads,
-because a mapped file that another program cuts short would end the process. A shard that is broken, or not the user's
-own, is passed over.
+A shard is written whole, under a private name, and renamed: what is unfinished is never read, and deleted once its
+writer has ended (`vlora.features.unfinished`). What a shard holds is known from its header, and an entry is read from
+its own place in the file, its sum compared once: plain reads, because a mapped file that another program cuts short
+would end the process. A shard that is broken, or not the user's own, is passed over.
 """
 
 import contextlib
@@ -23,15 +23,13 @@ import attrs
 from ..system.cache import write_new
 from ..system.private import ForeignError, make_private, open_own, why_foreign
 from .shard_format import EntryLocation, Flat, Raw, Seal, lay_out, read_header
+from .unfinished import create_locked, publish, remove_abandoned
 
 SPARE_BYTES = 2 * 10**9
 """Left free on the disk, whatever the budget."""
 
 LEFT_ALONE_S = 3600.0
 """Shards used within this time are not deleted: another run may be reading them."""
-
-ABANDONED_S = 24 * 3600.0
-"""Unfinished shards older than this are of a run that ended early."""
 
 SUFFIX = ".safetensors"
 
@@ -187,7 +185,7 @@ class ShardFolder:
                 )
             with file:
                 file.writelines(blocks)
-            finished = unfinished.replace(unfinished.with_name(unfinished.name[1:]))
+                finished = publish(file, unfinished, unfinished.with_name(unfinished.name[1:]))
         except OSError as error:
             with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
@@ -273,12 +271,13 @@ class ShardFolder:
         with self._lock:
             if not self._make_room(size):
                 return None
-            opened = os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+            opened = create_locked(file)
             opened.truncate(size)
             return opened
 
     def _make_room(self, size: int) -> bool:
         """Delete what has not been used for long until the budget has room for `size` bytes; whether it has."""
+        self._remove_abandoned()
         shards = []
         for file in self._all_shards():
             with contextlib.suppress(OSError):
@@ -314,9 +313,8 @@ class ShardFolder:
 
     def _remove_abandoned(self) -> None:
         for file in self._all_shards():
-            with contextlib.suppress(OSError):
-                if file.name.startswith(".") and time.time() - file.lstat().st_mtime > ABANDONED_S:
-                    file.unlink()
+            if file.name.startswith("."):
+                remove_abandoned(file)
 
 
 def user_secret(root: Path) -> tuple[bytes, str | None]:

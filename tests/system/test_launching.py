@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from vlora.system import launching
-from vlora.system.heartbeat import DESCRIPTOR
+from vlora.system.heartbeat import DESCRIPTOR, IS_HERE, START
 
 BEAT = (
     f"import itertools, os, time, sys, signal; fd = int(os.environ['{DESCRIPTOR}']); rank = int(os.environ['RANK']); "
@@ -66,6 +66,39 @@ def test_a_killed_one_ends_all(rank: int) -> None:
     assert f"device {rank} was ended by SIGKILL" in said[0]
 
 
+COME = f"os.write(fd, {IS_HERE!r}); os.read(int(os.environ['{START}']), 1); "
+
+
+def test_a_late_one_is_waited_for(tmp_path: Path) -> None:
+    """No process goes on before the last one is there, which comes long after the others wait for it."""
+    script = (
+        f"here = lambda name: os.path.exists(os.path.join({str(tmp_path)!r}, name)); "
+        f"make = lambda name: open(os.path.join({str(tmp_path)!r}, name), 'w').close(); "
+        "make(f'waits{rank}'); "
+        "[time.sleep(0.01) for _ in iter(lambda: rank == 0 and not (here('waits1') and here('waits2')), False)]; "
+        "time.sleep(0.5 * (rank == 0)); "
+        "sys.exit('did not wait') if here('goes1') or here('goes2') else None; "
+        f"{COME} make(f'goes{{rank}}')"
+    )
+
+    assert launch(script) == (0, [])
+    assert {file.name for file in tmp_path.glob("goes*")} == {"goes0", "goes1", "goes2"}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_one_that_fails_before_it_comes() -> None:
+    """Those that wait for it are ended, with what it failed with."""
+    status, said = launch(f"sys.exit('no model') if rank == 1 else None; {COME} time.sleep(600)")
+
+    assert status == 1
+    assert "device 1 has failed with exit status 1, and said: no model" in said[0]
+
+
+def test_one_that_ends_before_it_comes() -> None:
+    """One that has nothing to do keeps the others not from going on."""
+    assert launch(f"sys.exit(0) if rank == 1 else None; {COME}") == (0, [])
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let time pass by the first process's signs of life, a tenth of a second each: a slow machine changes nothing."""
@@ -88,6 +121,18 @@ def test_a_silent_one_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert status == launching.FAILED
     assert "device 1 has given no sign of life" in said[0]
+
+
+@pytest.mark.usefixtures("clock")
+def test_one_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has as long as `STARTS_S` from its start; one that waits for it is not taken for it."""
+    monkeypatch.setattr(launching, "SILENT_S", 1.0)
+    monkeypatch.setattr(launching, "STARTS_S", 5.0)
+    come = f"[(os.write(fd, {IS_HERE!r}), time.sleep(0.01)) for n in itertools.count()]"
+    status, said = launch(f"time.sleep(600 * rank); {come}", 2)
+
+    assert status == launching.FAILED
+    assert "device 1 has given no sign of life for 5 seconds" in said[0]
 
 
 @pytest.mark.usefixtures("clock")

@@ -136,3 +136,15 @@ def test_a_loop_on_two_ranks_equals_one(tmp_path: Path) -> None:
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         assert mx.allclose(value, states[1][name], rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.slow
+def test_a_rank_may_be_late(tmp_path: Path) -> None:
+    """Later than MLX's own attempts to find it last."""
+    script = (
+        "import os, time, vlora; late = os.environ['MLX_RANK'] == '0'; time.sleep(25 * late); "
+        "assert vlora.open_ranks().sum(1.0) == (2.0,)"
+    )
+    said: list[str] = []
+
+    assert launch([sys.executable, "-c", script], make_environments("cpu", 2, tmp_path), said.append) == 0, said

@@ -1,4 +1,7 @@
-"""The heartbeat of a rank: the process that has started it reads every second whether it computes or waits."""
+"""The heartbeat of a rank: the process that has started it reads every second whether it computes or waits.
+
+That process also says when all ranks have come so far that they can look for one another.
+"""
 
 import contextlib
 import os
@@ -11,8 +14,11 @@ import attrs
 DESCRIPTOR = "VLORA_HEARTBEAT"
 """The variable that names the descriptor to write to."""
 
+START = "VLORA_START"
+"""The variable that names the descriptor which has an end as soon as all ranks are there."""
+
 EVERY_S = 1.0
-WORKS, WAITS = b".", b"w"
+WORKS, WAITS, IS_HERE = b".", b"w", b"h"
 
 
 @attrs.define(eq=False)
@@ -56,3 +62,17 @@ def begin(environment: Mapping[str, str]) -> Heartbeat:
     heartbeat = Heartbeat(int(found) if found.isdecimal() else None)
     heartbeat.start()
     return heartbeat
+
+
+def wait_for_others(environment: Mapping[str, str]) -> None:
+    """Wait until every rank has come so far, if the process that has started them says when.
+
+    MLX looks for the other ranks for 15 seconds. On a machine with much to do the interpreters of some start that much
+    later than others. The process that has started them knows which of them live, and waits for those.
+    """
+    pulse, start = (environment.get(name, "") for name in (DESCRIPTOR, START))
+    if pulse.isdecimal() and start.isdecimal():
+        # That process may have ended.
+        with contextlib.suppress(OSError):
+            os.write(int(pulse), IS_HERE)
+            os.read(int(start), 1)

@@ -1,5 +1,7 @@
 """The processes of a run on several devices of one host: started together, watched, and ended together.
 
+None looks for the others before all are there: one that lives and is late is waited for.
+
 The first one has the terminal. Of the others is shown what they failed with. A run in which one process has failed, was
 killed or hangs cannot go on: the others would wait for it forever, so that all are ended.
 """
@@ -17,10 +19,13 @@ from typing import IO, Any
 
 import attrs
 
-from .heartbeat import DESCRIPTOR, WAITS
+from .heartbeat import DESCRIPTOR, IS_HERE, START, WAITS
 
 SILENT_S = 30.0
 """After so long without a sign of life a process hangs."""
+
+STARTS_S = 600.0
+"""And after so long without its first one: behind its start, or behind that of the last process that came."""
 
 STUCK_S, STUCK_AT_FIRST_S = 45.0, 900.0
 """For how long all may wait for one another: a step that takes longer has been seen before, or is one of the first."""
@@ -48,8 +53,11 @@ class _Process:
         number: Which one, from 0.
         popen: The process.
         pulse: Where its signs of life are read.
+        start: Is closed when all processes are there.
         errors: What it has written to its standard error; None of the first, which has the terminal.
-        heard: When it gave its last sign of life; None before the first.
+        heard: When it gave its last sign of life, or was started.
+        is_here: Whether it has come so far that it can look for the others.
+        is_beating: Whether it gives signs of life.
         waits_since: Since when it has been waiting; None while it works.
         longest_wait: The longest of its waits that ended, in seconds.
     """
@@ -57,8 +65,11 @@ class _Process:
     number: int
     popen: "subprocess.Popen[bytes]"
     pulse: int
+    start: IO[bytes]
     errors: IO[bytes] | None
-    heard: float | None = None
+    heard: float
+    is_here: bool = False
+    is_beating: bool = False
     waits_since: float | None = None
     longest_wait: float = 0.0
 
@@ -68,6 +79,9 @@ class _Process:
         if not beats:
             return
         self.heard = now = time.monotonic()
+        self.is_here = self.is_here or IS_HERE in beats
+        beats = beats.replace(IS_HERE, b"")
+        self.is_beating = self.is_beating or bool(beats)
         if beats[-1:] == WAITS:
             self.waits_since = now if self.waits_since is None else self.waits_since
         elif self.waits_since is not None:
@@ -75,9 +89,11 @@ class _Process:
             self.waits_since = None
 
     @property
-    def is_silent(self) -> bool:
-        """Whether it runs and gives no sign of life any more."""
-        return self.popen.poll() is None and self.heard is not None and time.monotonic() - self.heard > SILENT_S
+    def silence_s(self) -> float | None:
+        """For how many seconds it has given no sign of life; None if that is no sign that it hangs."""
+        silent_s = time.monotonic() - self.heard
+        is_too_long = silent_s > (SILENT_S if self.is_beating else STARTS_S)
+        return silent_s if is_too_long and self.popen.poll() is None else None
 
     @property
     def waits_s(self) -> float:
@@ -116,20 +132,23 @@ def launch(command: Sequence[str], environments: Sequence[Mapping[str, str]], sa
 def _start(stack: ExitStack, number: int, command: Sequence[str], environment: Mapping[str, str]) -> _Process:
     pulse, theirs = os.pipe()
     stack.callback(os.close, pulse)
+    its_start, start = os.pipe()
+    opened = stack.enter_context(os.fdopen(start, "wb"))
     errors = None if number == 0 else stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it does
     output = None if number == 0 else subprocess.DEVNULL
     try:
         popen = subprocess.Popen(  # noqa: S603 - the interpreter that runs this
             list(command),
-            env={**os.environ, **environment, DESCRIPTOR: str(theirs)},
-            pass_fds=(theirs,),
+            env={**os.environ, **environment, DESCRIPTOR: str(theirs), START: str(its_start)},
+            pass_fds=(theirs, its_start),
             stdin=None if number == 0 else subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
         )
     finally:
         os.close(theirs)
-    return _Process(number, popen, pulse, errors)
+        os.close(its_start)
+    return _Process(number, popen, pulse, opened, errors, heard=time.monotonic())
 
 
 @contextmanager
@@ -162,6 +181,7 @@ def _watch(processes: Sequence[_Process], say: Callable[[str], None]) -> int:
                     selector.unregister(process.pulse)
             if not selector.get_map():
                 time.sleep(POLL_S)
+            _let_start(processes)
             failed = [process for process in processes if process.popen.poll() not in (None, 0)]
             if failed:
                 return _tell_failed(processes, failed[0], say)
@@ -170,6 +190,15 @@ def _watch(processes: Sequence[_Process], say: Callable[[str], None]) -> int:
             if (problem := _find_hanging(processes)) is not None:
                 say(f"{problem}; all were ended. {GOES_ON}")
                 return FAILED
+
+
+def _let_start(processes: Sequence[_Process]) -> None:
+    """Let the processes look for one another once all that have not ended are there."""
+    if all(process.is_here or process.popen.poll() is not None for process in processes):
+        for process in processes:
+            if not process.start.closed:
+                process.start.close()
+                process.heard = time.monotonic()
 
 
 def _tell_failed(processes: Sequence[_Process], failed: _Process, say: Callable[[str], None]) -> int:
@@ -195,8 +224,8 @@ def _tell_failed(processes: Sequence[_Process], failed: _Process, say: Callable[
 def _find_hanging(processes: Sequence[_Process]) -> str | None:
     """Say which process gives no sign of life, or that all wait for one another; None as long as all is well."""
     for process in processes:
-        if process.is_silent:
-            return f"the process of device {process.number} has given no sign of life for {SILENT_S:.0f} seconds"
+        if (silence_s := process.silence_s) is not None:
+            return f"the process of device {process.number} has given no sign of life for {silence_s:.0f} seconds"
     waits_s = min(process.waits_s for process in processes)
     longest = max(process.longest_wait for process in processes)
     if waits_s > (max(STUCK_S, LONGER * longest) if longest else STUCK_AT_FIRST_S):

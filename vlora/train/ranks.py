@@ -168,13 +168,15 @@ def open_ranks(environment: Mapping[str, str] | None = None) -> Ranks:
     found = os.environ if environment is None else environment
     if find_rank(found) is None:
         return Ranks()
+    heartbeat.wait_for_others(found)
     try:
         # MLX would try its other ways first, each of which waits for processes that are not there.
         group = mx.distributed.init(strict=True, backend="nccl" if found.get(NCCL_PORT) else "any")
     except (RuntimeError, ValueError) as error:
         msg = (
-            f"rank {find_rank(found)} does not find the others ({error}); start them together, with "
-            "--devices or mlx.launch, with ports that nothing else uses"
+            f"rank {find_rank(found)} does not find the others ({error}); start them together, with --devices, which "
+            "waits for the last one, or mlx.launch, which gives them some 15 seconds, and with ports that nothing "
+            "else uses"
         )
         raise RanksError(msg) from None
     return Ranks(group, heartbeat.begin(found).waiting) if group.size() > 1 else Ranks()

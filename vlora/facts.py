@@ -49,14 +49,14 @@ class SourceShare:
         name: How messages name its rows.
         n_rows: Its rows; None of a stream.
         wanted: Its share of the rows of an epoch of the mixture, as its weight has it; without weights that of its
-            rows.
+            rows, None of streams, whose rows are not counted.
         real: The share that it has of them.
         n_drawn: Rows of it in such an epoch; None of a stream.
     """
 
     name: str
-    wanted: float
-    real: float
+    wanted: float | None
+    real: float | None
     n_rows: int | None = None
     n_drawn: int | None = None
 

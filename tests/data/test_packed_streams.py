@@ -34,12 +34,13 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def plan(
     paths: list[str], position: str = "", first: int = 0, *, rank: int = 0, n_ranks: int = 1, **keys: Any
 ) -> PackedStreamSteps:
-    """Plan packs of one stream, or of a mixture of two."""
+    """Plan packs of one stream, or of a mixture of two, with `weights` or without."""
+    weights = keys.pop("weights", [2, 1])
     given = {"data.path": "x.jsonl", "data.streaming": True, "train.iters": 1000, "train.batching": "packed"}
     given |= {"train.pack_length": 20, "data.max_seq_length": 20} | keys
     given |= {"data.shuffle_buffer": 4} if given.get("data.shuffle", True) else {}
     each = [RowDataset(name=path, table=[], indices=(), stream=open_files(path)) for path in paths]
-    rows = each[0] if len(each) == 1 else mix_rows("all", each, weights=[2, 1])
+    rows = each[0] if len(each) == 1 else mix_rows("all", each, weights=weights)
     recipe = parse_recipe("", given)
     return packed_stream_steps(recipe, draw_rows(rows), first, position, n_planned=n_ranks, rank=rank, n_ranks=n_ranks)
 
@@ -107,6 +108,31 @@ def test_packs_go_on_at_any_step(
         ended = [end for step in range(1, cut + 16) for end in straight.ended(step)]
         assert [(end.epoch, end.n_rows) for end in ended] == [(number + 1, SIZE) for number in range(len(ended))]
         assert len(ended) >= len(rows) // good
+
+
+@FILES
+@given(cut=st.integers(0, 25), batch_size=st.integers(1, 3), shuffle=st.booleans(), n_ahead=st.integers(0, 30))
+def test_packs_without_weights(paths: list[str], cut: int, batch_size: int, shuffle: bool, n_ahead: int) -> None:
+    """They go on at any step; a source begins anew when both have ended, and every row is learned or waits."""
+    keys: dict[str, Any] = {"train.batch_size": batch_size, "data.shuffle": shuffle, "weights": None}
+    straight = plan(paths, **keys)
+    steps = read(straight, cut + 15)
+    position = straight.dumps(cut)
+    again = plan(paths, position, cut, **keys)
+
+    assert read(again, 15, n_ahead) == steps[cut:]
+    assert [again.dumps(cut + step) for step in range(16)] == [straight.dumps(cut + step) for step in range(16)]
+    rows = [number for step in steps for packs in step for pack in packs for number in pack]
+    progress = straight.progress_at(cut + 15)
+    first, second = progress.streams
+    n_bad = first.n_given - sum(row < 100 for row in rows) - sum(row.source == 0 for row in progress.waiting)
+    assert abs(first.epoch - second.epoch) <= 1
+    assert first.epoch <= n_bad <= first.epoch + 1
+    assert second.n_given == sum(row >= 100 for row in rows) + sum(row.source for row in progress.waiting)
+    assert [first.n_given, second.n_given] == [
+        SIZE * first.epoch + first.position,
+        3 * second.epoch + second.position,
+    ]
 
 
 @pytest.mark.parametrize("is_mixed", [False, True])

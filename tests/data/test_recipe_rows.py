@@ -7,6 +7,7 @@ import attrs
 import pytest
 
 from tests.data.streams import write_lines
+from vlora.cli.sentences import describe_share
 from vlora.data import stream_opening
 from vlora.data.recipe_rows import check_rows, open_rows, refuse_stream
 from vlora.data.rows import RowDataset
@@ -54,6 +55,14 @@ def test_a_single_source_needs_no_weight(tmp_path: Path) -> None:
 
     assert numbers(train) == [0, 1, 2, 3]
     assert [share.wanted for share in train.shares()] == [1.0]
+
+
+def test_streams_without_weights_have_no_known_shares(tmp_path: Path) -> None:
+    """Their rows are not counted, and the start says how they are mixed."""
+    train, _ = open_rows(mixed(tmp_path, {"weight": None}, {"weight": None}))
+
+    assert [(share.wanted, share.real, share.n_drawn) for share in train.shares()] == [(None, None, None)] * 2
+    assert describe_share(train.shares()[0]).endswith("take turns with those of the others, each once an epoch of all")
 
 
 def test_each_source_holds_out_its_own_first_rows(tmp_path: Path) -> None:

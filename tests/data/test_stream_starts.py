@@ -11,6 +11,7 @@ from vlora.data.mixed_rows import mix_rows
 from vlora.data.rows import RowDataset
 from vlora.data.stream_cursor import StreamProgress
 from vlora.data.stream_starts import check_files, find_keys, make_cursors, make_turns, parse_progress
+from vlora.data.turns import EvenTurns, Turns
 from vlora.errors import CheckpointError
 from vlora.recipe.parse import parse_recipe
 
@@ -31,8 +32,12 @@ def test_each_source_has_a_key_and_a_seed(tmp_path: Path) -> None:
     assert several[1].start.n_given == 3
     assert make_turns(recipe, single) is None
     turns = make_turns(recipe, mixed)
-    assert turns is not None
+    assert isinstance(turns, Turns)
     assert (turns.shares, turns.seed) == ((0.75, 0.25), 5)
+    even = draw_rows(mix_rows("a + a", [rows, rows]))
+    assert find_keys(even) == find_keys(mixed)
+    assert [cursor.seed for cursor in make_cursors(recipe, even, starts)] == [cursor.seed for cursor in several]
+    assert make_turns(recipe, even) == EvenTurns(seed=5, shuffle=True)
     dumped = [start.dump(stream) for start, stream in zip(starts, mixed.streams, strict=True)]
     assert parse_progress(dumped, mixed, allows_changes=False) == starts
 

@@ -21,7 +21,7 @@ from vlora.data.mixture import own_seed
 from vlora.data.rows import RowDataset
 from vlora.data.stream_cursor import StreamCursor, StreamProgress
 from vlora.data.streaming import StreamSteps, load_progress
-from vlora.data.turns import Turns
+from vlora.data.turns import EvenTurns, Turns, TurnTaking
 from vlora.errors import CheckpointError, RecipeError
 
 COUNTS = (5, 0, 1, 7, 4)
@@ -54,7 +54,7 @@ def test_all_kinds_of_files_go_on_at_any_step(tmp_path: Path, write: Callable[[P
 def draw(*paths: str, weights: Sequence[float] | None = None) -> DrawnRows:
     """Let the rows of streams be drawn."""
     each = [RowDataset(name=path, table=[], indices=(), stream=open_files(path)) for path in paths]
-    return draw_rows(each[0] if weights is None else mix_rows("all", each, weights=weights))
+    return draw_rows(each[0] if len(each) == 1 else mix_rows("all", each, weights=weights))
 
 
 def load(position: str, *paths: str, allows_changes: bool = False) -> tuple[list[StreamProgress], int]:
@@ -64,7 +64,7 @@ def load(position: str, *paths: str, allows_changes: bool = False) -> tuple[list
 
 
 def plan(*paths: str, weights: tuple[float, ...] | None = None, position: str = "", **keys: Any) -> StreamSteps:
-    """Plan steps of a stream, or of a mixture of several."""
+    """Plan steps of a stream, or of a mixture of several, with weights or without."""
     seed, shuffle = keys.pop("seed", 0), keys.pop("shuffle", True)
     drawn, size = draw(*paths, weights=weights), keys.pop("buffer_size", 4)
     starts, n_done = load(position, *paths)
@@ -73,7 +73,7 @@ def plan(*paths: str, weights: tuple[float, ...] | None = None, position: str = 
     cursors = [
         StreamCursor(
             stream=stream,
-            seed=seed if weights is None else own_seed(seed, place),
+            seed=own_seed(seed, place) if drawn.is_mixture else seed,
             shuffle=shuffle,
             buffer_size=size,
             start=start,
@@ -82,7 +82,9 @@ def plan(*paths: str, weights: tuple[float, ...] | None = None, position: str = 
     ]
     given: dict[str, Any] = {"batch_size": 2, "accumulation": 1, "n_steps": 1000}
     given |= {"n_ahead": 8, "own_batch_size": keys.get("batch_size", 2)} | keys
-    turns = None if weights is None else Turns(weights=weights, seed=seed, shuffle=shuffle)
+    turns: TurnTaking | None = EvenTurns(seed=seed, shuffle=shuffle) if drawn.is_mixture else None
+    if weights is not None:
+        turns = Turns(weights=weights, seed=seed, shuffle=shuffle)
     return StreamSteps(drawn=drawn, cursors=cursors, turns=turns, n_done=n_done, seed=seed, **given)
 
 
@@ -293,9 +295,31 @@ def test_sources_have_shares_and_epochs_of_their_own(
 
 
 @FILES
+@given(batch_size=st.integers(1, 5), buffer_size=st.integers(1, 30), seed=st.integers(0, 5), shuffle=st.booleans())
+def test_without_weights_every_row_of_all_sources_comes_once(
+    paths: list[str], batch_size: int, buffer_size: int, seed: int, shuffle: bool
+) -> None:
+    """In an epoch of the mixture, which is over for all sources together; all steps are whole."""
+    steps = plan(*paths, batch_size=batch_size, buffer_size=buffer_size, seed=seed, shuffle=shuffle)
+    found = read(steps, 60)
+    numbers = [int(row.removeprefix("It is ").rstrip(".")) for row in flat(found)]
+    ended = [(end.source, end.epoch, end.n_rows) for step in range(1, 61) for end in steps.ended(step)]
+
+    assert {len(batch) for step in found for batch in step} == {batch_size}
+    whole = sorted(100 * source + number for source, size in enumerate(SIZES) for number in range(size))
+    epochs = [numbers[start : start + len(whole)] for start in range(0, len(numbers), len(whole))]
+    assert all(sorted(epoch) == whole for epoch in epochs[: len(numbers) // len(whole)])
+    assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+    # As long as the smallest source has rows, all give as many.
+    assert all(sorted(number // 100 for number in epoch[:6]) == [0, 0, 1, 1, 2, 2] for epoch in epochs if epoch[5:])
+    assert ended == [(source, 1 + n // 3, SIZES[source]) for n, source in enumerate([1, 2, 0] * 15)][: len(ended)]
+    assert len(ended) >= 3 * (len(numbers) // len(whole))
+
+
+@FILES
 @given(
     cut=st.integers(0, 40),
-    weights=st.tuples(*[st.floats(0.05, 3)] * 3),
+    weights=st.none() | st.tuples(*[st.floats(0.05, 3)] * 3),
     batch_size=st.integers(1, 3),
     buffer_size=st.integers(1, 12),
     n_ranks=st.integers(1, 3),
@@ -304,7 +328,7 @@ def test_sources_have_shares_and_epochs_of_their_own(
 def test_a_mixture_goes_on_at_any_step(
     paths: list[str],
     cut: int,
-    weights: tuple[float, float, float],
+    weights: tuple[float, float, float] | None,
     batch_size: int,
     buffer_size: int,
     n_ranks: int,

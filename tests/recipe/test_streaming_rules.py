@@ -31,11 +31,11 @@ def test_contradictions_have_a_sentence(keys: dict[str, Any], message: str) -> N
         parse_recipe("", given | keys)
 
 
-def test_streamed_sources_need_weights() -> None:
-    """Their rows are not counted; with weights they are mixed."""
+def test_streamed_sources_may_have_weights() -> None:
+    """All of them, or none."""
     stream: dict[str, Any] = {"data.streaming": True, "train.iters": 10}
-    with pytest.raises(RecipeError, match=r"data\.sources\[0\]\.weight: missing together with data\.streaming = true"):
-        parse_recipe("", stream | {"data.sources": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]})
+    even = parse_recipe("", stream | {"data.sources": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]})
+    assert [source.weight for source in even.data.sources] == [None, None]
     with pytest.raises(RecipeError, match=r"data\.sources\[1\]\.weight: missing, and other sources have one"):
         parse_recipe("", stream | {"data.sources": [{"path": "a.jsonl", "weight": 1}, {"path": "b.jsonl"}]})
     for source in ({"path": "a.jsonl"}, {"path": "a.jsonl", "weight": 2}):

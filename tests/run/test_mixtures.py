@@ -138,6 +138,36 @@ def test_streamed_sources_resume_exactly_inside_their_buffers(
     ]
 
 
+def test_streamed_sources_without_weights_resume_exactly(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """A run that was stopped ends in the same bits, and each row of all sources was learned once an epoch of them."""
+    keys: dict[str, Any] = {"data__streaming": True, "data__shuffle_buffer": 3, "train__iters": 10}
+    keys |= {"lora__dropout": 0.2, "data__workers": 2, "data__prefetch": 3, "train__steps_per_report": 5}
+    recipes = [
+        mixture(checkpoint("qwen2_vl"), tmp_path / "rows", tmp_path / name / "a.safetensors", None, **keys)
+        for name in ("one", "two")
+    ]
+    whole = run(recipes[0])
+    asked = iter([*[False] * 3, True])
+    parts = [*run(recipes[1], should_stop=lambda: next(asked)), *run(recipes[1], resume=True)]
+    states = [load_arrays(tmp_path / name / STATE_NAME) for name in ("one", "two")]
+    started = next(event for event in whole if isinstance(event, Started))
+    ended = [[event for event in events if isinstance(event, EpochEnded)] for events in (whole, parts)]
+    ends = [finished(events) for events in (whole, parts)]
+
+    assert [(share.name, share.wanted) for share in started.sources] == [("rows.jsonl", None), ("chats.jsonl", None)]
+    assert all(np.array_equal(value, states[1][name]) for name, value in states[0].items())
+    assert ended[0] == ended[1]
+    # Ten rows an epoch of both, two rows a step.
+    assert [(event.source, event.epoch, event.n_rows) for event in ended[0]] == [
+        ("chats.jsonl", 1, 3),
+        ("rows.jsonl", 1, 7),
+        ("chats.jsonl", 2, 3),
+        ("rows.jsonl", 2, 7),
+    ]
+    assert ends[0].sources == ends[1].sources
+    assert [(use.n_rows, use.epochs) for use in ends[0].sources] == [(14, 2.0), (6, 2.0)]
+
+
 def test_a_changed_file_of_a_streamed_source_is_refused(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """By the key of its source; and a mixture does not go on from a single stream."""
     keys: dict[str, Any] = {"data__streaming": True, "data__shuffle_buffer": 1, "train__iters": 4}

@@ -33,6 +33,8 @@ def _describe_unnamed(images: UnnamedImages) -> str:
 
 def describe_share(share: SourceShare) -> str:
     """Describe a source's part in an epoch of a mixture, or of one without epochs."""
+    if share.wanted is None or share.real is None:
+        return f"{share.name}: a stream; its rows take turns with those of the others, each once an epoch of all"
     if share.n_rows is None or share.n_drawn is None:
         return f"{share.name}: a stream; {share.real:.1%} of the rows"
     wanted = "" if f"{share.wanted:.1%}" == f"{share.real:.1%}" else f" (wanted {share.wanted:.1%})"

@@ -35,10 +35,12 @@ class DrawnRows:
 
     Attributes:
         rows: Reads them.
-        weights: The shares of several sources; None of a single stream.
+        is_mixture: Whether the streams are sources of a mixture, perhaps a single one.
+        weights: Their shares; None of sources that have none.
     """
 
     rows: RowDataset
+    is_mixture: bool
     weights: tuple[float, ...] | None
     _tables: Sequence[DrawnTable]
     _source_of: dict[int, int]
@@ -84,7 +86,7 @@ def draw_rows(rows: RowDataset) -> DrawnRows:
     source_of: dict[int, int] = {}
     if not isinstance(rows, MixedRows):
         drawn = attrs.evolve(rows, table=tables[0], indices=NUMBERS)
-        return DrawnRows(rows=drawn, weights=None, tables=tables, source_of=source_of)
+        return DrawnRows(rows=drawn, is_mixture=False, weights=None, tables=tables, source_of=source_of)
     parts = [attrs.evolve(part, table=table, indices=NUMBERS) for part, table in zip(rows.parts, tables, strict=True)]
     mixed = DrawnMixedRows(
         name=rows.name,
@@ -94,5 +96,7 @@ def draw_rows(rows: RowDataset) -> DrawnRows:
         mixture=rows.mixture,
         source_of=source_of,
     )
-    weights = None if rows.mixture is None else rows.mixture.weights
-    return DrawnRows(rows=mixed, weights=weights, tables=tables, source_of=source_of)
+    mixture = rows.mixture
+    weights = None if mixture is None else mixture.weights
+    is_mixture = mixture is not None
+    return DrawnRows(rows=mixed, is_mixture=is_mixture, weights=weights, tables=tables, source_of=source_of)

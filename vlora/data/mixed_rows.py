@@ -115,9 +115,11 @@ class MixedRows(RowDataset):
         if mixture is None:
             return ()
         if self.streams:
+            is_known = mixture.weights is not None or len(self.parts) == 1
+            shares = mixture.shares if is_known else [None] * len(self.parts)
             return tuple(
                 SourceShare(name=part.name, wanted=share, real=share)
-                for part, share in zip(self.parts, mixture.shares, strict=True)
+                for part, share in zip(self.parts, shares, strict=True)
             )
         found = zip(self.parts, mixture.shares, mixture.quotas, strict=True)
         return tuple(

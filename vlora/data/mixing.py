@@ -102,7 +102,7 @@ def join_names(found: Sequence[RowDataset]) -> str:
 def _refuse_unlearned(train: MixedRows) -> None:
     """Refuse weights by which an epoch has no row of a source."""
     for place, share in enumerate(train.shares()):
-        if not share.n_drawn:
+        if share.wanted is not None and not share.n_drawn:
             msg = (
                 f"{share.wanted:.2g} of the {len(train):,} rows of an epoch is less than "
                 f"one row of {share.name}; give it more, or leave the source out"

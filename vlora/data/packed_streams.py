@@ -21,7 +21,7 @@ from .readers.stream import Place
 from .stream_cursor import ProgressNote, StreamCursor, StreamProgress
 from .stream_starts import make_cursors, make_turns, parse_progress
 from .streaming import REMEMBERED
-from .turns import Turns
+from .turns import TurnTaking, take_turns
 
 
 @attrs.frozen
@@ -109,7 +109,7 @@ class PackedStreamSteps:
 
     drawn: DrawnRows
     cursors: Sequence[StreamCursor]
-    turns: Turns | None = None
+    turns: TurnTaking | None = None
     capacity: int
     batch_size: int
     accumulation: int
@@ -131,7 +131,7 @@ class PackedStreamSteps:
             self.drawn.put(waiting.index, waiting.source, found, self.n_reads)
             yield waiting.index
         n_given = sum(cursor.start.n_given for cursor in self.cursors)
-        sources = itertools.repeat(0) if self.turns is None else self.turns.take(n_given)
+        sources = take_turns(self.turns, self.cursors)
         for index in itertools.count(n_given):
             source = next(sources)
             row, n_rows = self.cursors[source].take()

@@ -61,8 +61,8 @@ def _read_stream_sources(data: DataSection, preferences: Preferences | None) -> 
 
     Each source gives the first rows of its own, if the recipe holds some out.
     """
-    weights = tuple(1.0 if source.weight is None else source.weight for source in data.sources)
-    rare = find_too_rare(weights)
+    weights = tuple(source.weight for source in data.sources if source.weight is not None)
+    rare = find_too_rare(weights) if weights else None
     if rare is not None:
         msg = (
             f"{weights[rare] / sum(weights):.2g} of all rows is less than one of "
@@ -75,7 +75,7 @@ def _read_stream_sources(data: DataSection, preferences: Preferences | None) -> 
             found.append(read_streams(section_of(data, source), preferences, most=source.rows))
     names = name_sources([train for train, _ in found], data.sources)
     trained = [attrs.evolve(train, name=name) for name, (train, _) in zip(names, found, strict=True)]
-    train = mix_rows(join_names(trained), trained, weights=weights)
+    train = mix_rows(join_names(trained), trained, weights=weights or None)
     if data.valid_path is not None:
         return train, read_other_stream(data, preferences)
     return train, name_held_out(names, found)

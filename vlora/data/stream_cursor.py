@@ -187,10 +187,19 @@ class StreamCursor:
         if buffer.fill():
             return row, 0
         self.epoch += 1
-        n_given = self._before.n_given + self._n_taken
-        self._begin(StreamProgress(epoch=self.epoch, n_given=n_given))
+        self._begin(StreamProgress(epoch=self.epoch, n_given=self.n_given))
         self._buffer = None
         return row, buffer.position
+
+    @property
+    def position(self) -> int:
+        """Rows of this epoch that were given."""
+        return self._before.position if self._buffer is None else self._buffer.position
+
+    @property
+    def n_given(self) -> int:
+        """Rows that were given in all epochs."""
+        return self._before.n_given + self._n_taken
 
     def note(self) -> ProgressNote:
         """Say how far the stream was read; the rows that wait are not copied for it."""

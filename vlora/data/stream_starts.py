@@ -10,12 +10,12 @@ from .drawn_rows import DrawnRows
 from .mixture import own_seed
 from .readers.stream import RowStream
 from .stream_cursor import StreamCursor, StreamProgress, check_names
-from .turns import Turns
+from .turns import EvenTurns, Turns, TurnTaking
 
 
 def find_keys(drawn: DrawnRows) -> list[str]:
     """Give the sections of a recipe that name the streams, for errors."""
-    return _name_keys(len(drawn.streams), is_mixture=drawn.weights is not None)
+    return _name_keys(len(drawn.streams), is_mixture=drawn.is_mixture)
 
 
 def _name_keys(n_streams: int, *, is_mixture: bool) -> list[str]:
@@ -55,7 +55,7 @@ def make_cursors(recipe: Recipe, drawn: DrawnRows, starts: Sequence[StreamProgre
     return [
         StreamCursor(
             stream=stream,
-            seed=seed if drawn.weights is None else own_seed(seed, place),
+            seed=own_seed(seed, place) if drawn.is_mixture else seed,
             shuffle=data.shuffle,
             buffer_size=data.shuffle_buffer,
             key=key,
@@ -65,11 +65,14 @@ def make_cursors(recipe: Recipe, drawn: DrawnRows, starts: Sequence[StreamProgre
     ]
 
 
-def make_turns(recipe: Recipe, drawn: DrawnRows) -> Turns | None:
+def make_turns(recipe: Recipe, drawn: DrawnRows) -> TurnTaking | None:
     """Make what says from which stream each row comes; None of a single one."""
-    if drawn.weights is None:
+    if not drawn.is_mixture:
         return None
-    return Turns(weights=drawn.weights, seed=recipe.train.seed, shuffle=recipe.data.shuffle)
+    seed, shuffle = recipe.train.seed, recipe.data.shuffle
+    if drawn.weights is None:
+        return EvenTurns(seed=seed, shuffle=shuffle)
+    return Turns(weights=drawn.weights, seed=seed, shuffle=shuffle)
 
 
 def parse_progress(

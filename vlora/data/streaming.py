@@ -27,7 +27,7 @@ from .linking import LinkedRow, StepRows, link_rows
 from .sampler import WINDOW_BATCHES, LengthFn, group_by_length, share_steps
 from .stream_cursor import ProgressNote, StreamCursor, StreamProgress
 from .stream_starts import make_cursors, make_turns, parse_progress
-from .turns import Turns
+from .turns import TurnTaking, take_turns
 
 REMEMBERED = 128
 """Steps whose progress is known, besides those that may have been planned ahead."""
@@ -90,7 +90,7 @@ class StreamSteps:
 
     drawn: DrawnRows
     cursors: Sequence[StreamCursor]
-    turns: Turns | None = None
+    turns: TurnTaking | None = None
     measure: LengthFn | None = None
     seed: int = 0
     batch_size: int
@@ -164,7 +164,7 @@ class StreamSteps:
     def _windows(self) -> Iterator[_Window]:
         """Draw windows; of the next one rows are measured while the batches of this one are taken."""
         n_given = sum(cursor.start.n_given for cursor in self.cursors)
-        sources = itertools.repeat(0) if self.turns is None else self.turns.take(n_given)
+        sources = take_turns(self.turns, self.cursors)
         if self.measure is None:
             while True:
                 window = self._draw(sources, n_given, self.batch_size)
@@ -292,7 +292,7 @@ def load_progress(position: str, drawn: DrawnRows, *, allows_changes: bool) -> t
         return [StreamProgress() for _ in drawn.streams], 0
     try:
         found = json.loads(position)
-        each = [found] if drawn.weights is None else list(found["sources"])
+        each = list(found["sources"]) if drawn.is_mixture else [found]
         return parse_progress(each, drawn, allows_changes=allows_changes), int(found.get("n_batches", 0))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):

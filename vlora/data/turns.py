@@ -1,12 +1,16 @@
-"""In which order the sources of a streamed mixture take turns. Pure: (seed, number of turns before) fixes each turn.
+"""In which order the sources of a streamed mixture take turns. Pure: the seed and what was read before fix each turn.
 
 Rows of streams are not counted, so that no epoch of the mixture can have each source's share. Rounds of a fixed number
 of rows take its place: behind each of them every source has had its share of all rows so far, to the nearest row.
+
+Without weights an epoch of the mixture has each row of every source once, as one of rows that are counted. Its sources
+give a row each in every round, as long as they have one.
 """
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import attrs
 import numpy as np
@@ -19,6 +23,32 @@ ROUND = 1000
 
 MOST_OF_A_ROUND = 1_000_000
 """Rows of a round at most, since the turns of one are drawn together."""
+
+_EVEN = 6
+"""Keeps the draws of turns without weights apart from others of the same seed."""
+
+
+class SourceProgress(Protocol):
+    """How far a source has been read."""
+
+    @property
+    def epoch(self) -> int:
+        """Its epochs that are over."""
+
+    @property
+    def position(self) -> int:
+        """Rows of this epoch that were given."""
+
+    @property
+    def n_given(self) -> int:
+        """Rows that were given in all epochs."""
+
+
+class TurnTaking(Protocol):
+    """Says which source is the next."""
+
+    def follow(self, sources: Sequence[SourceProgress]) -> Iterator[int]:
+        """Yield the source of each row, without end; each has given its row when the next one is asked for."""
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +99,52 @@ class Turns:
         for number in itertools.count(first):
             yield from self.draw_round(number)[place:].tolist()
             place = 0
+
+    def follow(self, sources: Sequence[SourceProgress]) -> Iterator[int]:
+        """Yield the source of each row, without end, behind those that the sources have given."""
+        return self.take(sum(source.n_given for source in sources))
+
+
+@attrs.frozen(kw_only=True)
+class EvenTurns:
+    """The turns of several sources without weights.
+
+    A source that has ended waits for the others. With the last row of the last one the epoch of the mixture is over.
+
+    Attributes:
+        seed: The run's seed.
+        shuffle: Draw the order in which the sources give a row each, in every round anew; otherwise they keep theirs.
+    """
+
+    seed: int
+    shuffle: bool
+
+    def follow(self, sources: Sequence[SourceProgress]) -> Iterator[int]:
+        """Yield the source of each row, without end.
+
+        Args:
+            sources: How far they have been read, which is looked at when a turn is asked for.
+        """
+        while True:
+            yield self.choose([(source.epoch, source.position) for source in sources])
+
+    def choose(self, progress: Sequence[tuple[int, int]]) -> int:
+        """Choose the next source.
+
+        Args:
+            progress: Of each source: its epochs that are over, and the rows of this one that it has given.
+        """
+        epoch = min(epoch for epoch, _ in progress)
+        given = {source: n_rows for source, (own, n_rows) in enumerate(progress) if own == epoch}
+        number = min(given.values())
+        rng = np.random.default_rng((self.seed, epoch, _EVEN, number))
+        order = rng.permutation(len(progress)).tolist() if self.shuffle else range(len(progress))
+        return next(source for source in order if given.get(source) == number)
+
+
+def take_turns(turns: TurnTaking | None, sources: Sequence[SourceProgress]) -> Iterator[int]:
+    """Yield the source of each row, without end; a single one has all turns."""
+    return itertools.repeat(0) if turns is None else turns.follow(sources)
 
 
 def find_too_rare(weights: tuple[float, ...]) -> int | None:

@@ -16,8 +16,8 @@ class SourceSection:
     Attributes:
         path: As data.path.
         weight: Its share of the rows that are learned, relative to the other sources' weights. Rows are counted, not
-            tokens. Without weights each row of every source is learned once per epoch; those of several streams
-            are not counted and need weights.
+            tokens. Without weights each row of every source is learned once per epoch. Streams, whose rows are not
+            counted, then take turns, a row each, until every one has ended.
         rows: How many of its rows are used at most, the first ones.
         revision: As data.revision.
         split: As data.split.

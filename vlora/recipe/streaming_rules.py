@@ -36,11 +36,6 @@ def find_streaming_contradictions(recipe: Recipe) -> Iterator[str]:
             "rows in their order; leave one of the two out"
         )
     together = "together with data.streaming = true"
-    if len(data.sources) > 1 and all(source.weight is None for source in data.sources):
-        yield (
-            f"data.sources[0].weight: missing {together}; rows of streams are not counted, give each source its share "
-            "of the rows, such as 1 and 1 for as many of one as of the other"
-        )
     if train.epochs is not None:
         yield f"train.epochs: found {train.epochs} {together}; a stream's rows are not counted, give train.iters"
     if data.valid_fraction:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.data.streams import open_files, write_lines
 from vlora.data.drawn_rows import draw_rows
@@ -47,6 +49,43 @@ def test_what_was_kept_of_a_row_is_given_up(tmp_path: Path) -> None:
 
     assert [drawn.rows[0].turns[-1].text for _ in range(3)] == ["Kept 0.", "Kept 0.", "It is 0."]
     assert drawn.rows[1].turns[-1].text == "It is 1."
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), st.integers(1, 30), st.integers(1, 5))
+def test_rows_that_others_are_joined_to_stay(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, n_rows: int, n_joined: int
+) -> None:
+    """A row can be read as long as one of those drawn next is not given up; in the end the last ones are left."""
+    drawn = draw_rows(head(tmp_path_factory.mktemp("rows"), (n_rows,)))
+    drawn.n_joined = n_joined
+    order, given_up = data.draw(st.permutations(range(n_rows))), set[int]()
+    for index, row in enumerate(drawn.streams[0].find([0])):
+        drawn.put(index, 0, row)
+    for index in order:
+        drawn.drop([index])
+        given_up.add(index)
+        for other in range(n_rows):
+            is_needed = not given_up.issuperset(range(other, other + n_joined + 1))
+            assert is_needed == (other in drawn.rows.table._drawn)  # type: ignore[attr-defined]
+            if other not in given_up:
+                assert drawn.find_before(other) == tuple(range(max(0, other - n_joined), other))[::-1]
+
+    assert len(drawn) == min(n_rows, n_joined)
+    assert len(drawn._given_up) <= 2 * n_joined
+
+
+def test_a_row_is_not_joined_to_itself(tmp_path: Path) -> None:
+    """As it was drawn in the epoch before."""
+    drawn = draw_rows(head(tmp_path / "a", (3,)))
+    drawn.n_joined = 4
+    found = list(drawn.streams[0].find([0]))
+    for index, row in enumerate([*found, *found[::-1]]):
+        drawn.put(index, 0, row)
+
+    assert drawn.find_before(0) == ()
+    assert drawn.find_before(3) == (1, 0)
+    assert drawn.find_before(5) == (4, 3, 2, 1)
 
 
 def test_rows_of_several_streams(tmp_path: Path) -> None:

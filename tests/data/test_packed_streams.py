@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.data.streams import open_files, write_lines
 from vlora.data.drawn_rows import draw_rows
 from vlora.data.mixed_rows import mix_rows
+from vlora.data.pack_plan import Item
 from vlora.data.packed_streams import PackedStreamSteps, packed_stream_steps
 from vlora.data.rows import RowDataset
 from vlora.errors import CheckpointError
@@ -22,6 +23,7 @@ FILES = settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 SIZE = 14
+KTO: dict[str, Any] = {"train.objective": "kto"}
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,9 @@ def number_of(steps: PackedStreamSteps, index: int) -> int | None:
     return None if number == 7 else number
 
 
-def read_ahead(found: Iterator[int | None], n_ahead: int) -> Iterator[int | None]:
+def read_ahead(found: Iterator[Item | None], n_ahead: int) -> Iterator[Item | None]:
     """Read rows before they are asked for, as threads do."""
-    ahead: deque[int | None] = deque()
+    ahead: deque[Item | None] = deque()
     while True:
         ahead.extend(itertools.islice(found, n_ahead + 1 - len(ahead)))
         yield ahead.popleft()
@@ -172,6 +174,60 @@ def test_rows_of_other_ranks_are_given_up(paths: list[str], rank: int) -> None:
     for index in others:
         with pytest.raises(KeyError):
             number_of(steps, index)
+
+
+def joined_to(steps: PackedStreamSteps, index: int) -> tuple[int, int | None] | None:
+    """Read a row, and the nearest drawn before it that can be learned from."""
+    number = number_of(steps, index)
+    others = (number_of(steps, other) for other in steps.drawn.find_before(index))
+    return None if number is None else (number, next((other for other in others if other is not None), None))
+
+
+def read_joined(steps: PackedStreamSteps, n: int, n_ahead: int) -> list[list[list[list[tuple[int, int | None]]]]]:
+    """Read the rows of each pack of the next steps with those that they are joined to."""
+    found = read_ahead((joined_to(steps, index) for index in steps.indices()), n_ahead)
+    planned = steps.plan(found, lambda row: 3 + row[0] % 9)
+    return [[[[row for _, row in pack] for pack in packs] for packs in step] for step in itertools.islice(planned, n)]
+
+
+@FILES
+@given(
+    cut=st.integers(0, 25),
+    batch_size=st.integers(1, 3),
+    weights=st.sampled_from([None, [2, 1], "alone"]),
+    shuffle=st.booleans(),
+    n_ahead=st.integers(0, 30),
+)
+def test_joined_rows_go_on_at_any_step(
+    paths: list[str], cut: int, batch_size: int, weights: Any, shuffle: bool, n_ahead: int
+) -> None:
+    """To the rows drawn before them, which are none of those drawn behind the stop; never to themselves."""
+    chosen = paths[:1] if weights == "alone" else paths
+    keys: dict[str, Any] = {**KTO, "train.batch_size": batch_size, "data.shuffle": shuffle, "weights": weights}
+    straight = plan(chosen, **keys)
+    steps = read_joined(straight, cut + 15, 0)
+    again = plan(chosen, straight.dumps(cut), cut, **keys)
+
+    assert read_joined(again, 15, n_ahead) == steps[cut:]
+    assert [again.dumps(cut + step) for step in range(16)] == [straight.dumps(cut + step) for step in range(16)]
+    rows = [row for step in steps for packs in step for pack in packs for row in pack]
+    # The first one is alone.
+    assert sum(other is None for _, other in rows) <= 1
+    assert all(number != other != 7 for number, other in rows)
+    assert shuffle or weights != "alone" or {*rows} <= {(0, None), (0, 13), (8, 6), *((n + 1, n) for n in range(13))}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_joined_rows_of_ranks(paths: list[str], rank: int) -> None:
+    """A rank reads its own rows with the others that one rank has, behind the plan; rows are forgotten in time."""
+    alone = plan(paths, **{**KTO, "train.batch_size": 2})
+    expected = read_joined(alone, 400, 0)
+    steps = plan(paths, rank=rank, n_ranks=2, **{**KTO, "train.batch_size": 1})
+    planned = steps.plan((joined_to(steps, index) for index in steps.indices()), lambda row: 3 + row[0] % 9)
+    for (whole,), (packs,) in zip(expected, planned, strict=False):
+        assert [[joined_to(steps, index) for index, _ in pack] for pack in packs[rank::2]] == whole[rank::2]
+
+    assert len(steps.drawn) < sum(len(pack) for step in expected for packs in step for pack in packs) / 2
 
 
 def test_other_states_are_refused(paths: list[str]) -> None:

@@ -143,8 +143,9 @@ def test_packed_answers_are_learned_as_those_apart(
         pytest.param({"train__batching": "packed"}, marks=pytest.mark.slow),
         pytest.param({"train__objective": "kto", **APO, "train__batching": "packed"}, marks=pytest.mark.slow),
         pytest.param({"train__objective": "kto", "train__batching": "packed"}, marks=pytest.mark.slow),
+        {"train__objective": "kto", "train__batching": "packed", "data__streaming": True, "data__shuffle_buffer": 3},
     ],
-    ids=["dpo", "kto", "packed", "packed marks", "packed kto"],
+    ids=["dpo", "kto", "packed", "packed marks", "packed kto", "packed kto streamed"],
 )
 def test_resume_is_exact(keys: dict[str, Any], checkpoint: CheckpointFactory, pairs: Path, tmp_path: Path) -> None:
     """Stopped and gone on, a run ends with the weights of one that was not, to the bit."""

@@ -7,11 +7,26 @@ import attrs
 
 from ..types import RowMark
 from .mixed_rows import MixedRows
-from .readers.stream import Drawn, DrawnTable, RowStream
+from .readers.stream import Drawn, DrawnTable, Place, RowStream
 from .rows import RowDataset
 
 NUMBERS = range(sys.maxsize)
 """Numbers of the rows of a stream, which has no end."""
+
+
+@attrs.frozen
+class DrawnRow:
+    """A row that was drawn.
+
+    Attributes:
+        index: Its number.
+        source: Which stream it is of.
+        place: Where it is there.
+    """
+
+    index: int
+    source: int
+    place: Place
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -37,6 +52,7 @@ class DrawnRows:
         rows: Reads them.
         is_mixture: Whether the streams are sources of a mixture, perhaps a single one.
         weights: Their shares; None of sources that have none.
+        n_joined: How many rows that were drawn before a row it may be joined to: they can be read as long as it can.
     """
 
     rows: RowDataset
@@ -44,6 +60,8 @@ class DrawnRows:
     weights: tuple[float, ...] | None
     _tables: Sequence[DrawnTable]
     _source_of: dict[int, int]
+    n_joined: int = 0
+    _given_up: set[int] = attrs.field(factory=set, init=False)
 
     @property
     def streams(self) -> list[RowStream]:
@@ -59,10 +77,46 @@ class DrawnRows:
         """Let a row that was put be read so many times, and then from its file."""
         self._tables[self._source_of[index]].expect(index, n_reads)
 
+    def find(self, index: int) -> DrawnRow:
+        """Say where a row is that can be read."""
+        source = self._source_of[index]
+        return DrawnRow(index, source, self._tables[source].find(index))
+
+    def find_before(self, index: int) -> tuple[int, ...]:
+        """Give the numbers of the rows that a row may be joined to: those drawn before it, the last one first.
+
+        The same row of the epoch before is none of them.
+        """
+        own = self.find(index)
+        before = range(index - 1, index - 1 - self.n_joined, -1)
+        found = (self.find(other) for other in before if other in self._source_of)
+        return tuple(row.index for row in found if (row.source, row.place) != (own.source, own.place))
+
     def drop(self, indices: Iterable[int]) -> None:
-        """Forget rows."""
+        """Forget rows; where others are joined to them, as soon as those are to be forgotten, too."""
+        if not self.n_joined:
+            for index in indices:
+                self._forget(index)
+            return
         for index in indices:
-            self._tables[self._source_of.pop(index)].drop([index])
+            self._given_up.add(index)
+            # It is read neither for itself any more, nor the one before it for it.
+            for other in (index, index - 1):
+                if other in self._source_of:
+                    self._tables[self._source_of[other]].forgo(other)
+            near = range(index - self.n_joined, index + 1)
+            for other in near:
+                if other in self._source_of and self._are_given_up(other, other + self.n_joined):
+                    self._forget(other)
+            for other in self._given_up.intersection(range(index - self.n_joined, index + self.n_joined + 1)):
+                if not any(known in self._source_of for known in range(other - self.n_joined, other + 1)):
+                    self._given_up.discard(other)
+
+    def _are_given_up(self, first: int, last: int) -> bool:
+        return all(index in self._given_up for index in range(first, last + 1))
+
+    def _forget(self, index: int) -> None:
+        self._tables[self._source_of.pop(index)].drop([index])
 
     def mark(self, index: int) -> RowMark:
         """Return what a row's file is known by; files are numbered one source after the other."""

@@ -1,7 +1,7 @@
 """Rows that are joined to another one, which another rank may have. Pure.
 
 To the one before them in their microbatch; or, where rows are packed and their microbatches show with their lengths
-only, to one that the run's seed draws.
+only, to one that the run's seed draws, of streams to the one that was drawn before them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,7 +76,8 @@ class LinkingLoader(DataLoader):
     """Reads the rows of one rank, each with another one: that before it in the microbatch of all, or a drawn one.
 
     Attributes:
-        seed: Draws the others of rows that do not know them; None where such rows are joined to none.
+        seed: Draws the others of rows that do not know them, but of streamed ones; None where such rows are joined to
+            none.
         link: Joins a row's examples, which have a group, with those of the nearest row before it that can be learned
             from; with none if the row is alone.
     """
@@ -103,13 +104,18 @@ class LinkingLoader(DataLoader):
         if not isinstance(linked, LinkedRow):
             if self.seed is None:
                 return own
-            linked = draw_link(int(row.__index__()), len(rows), self.seed)
+            linked = self._link(rows, int(row.__index__()), self.seed)
         for other in linked.before:
             try:
                 return self.link(own, encode(rows.read(other)[1]))
             except SampleError:
                 continue
         return self.link(own, ())
+
+    def _link(self, rows: RowDataset, index: int, seed: int) -> LinkedRow:
+        if self.drawn is not None and rows is self.drawn.rows:
+            return LinkedRow(index, self.drawn.find_before(index))
+        return draw_link(index, len(rows), seed)
 
     def _encode(self, rows: RowDataset, row: SupportsIndex) -> Encoded:
         """Encode a row and, where it has others, one of them; whose row it is says what is wrong with it."""

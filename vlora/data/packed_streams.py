@@ -1,6 +1,7 @@
 """Packed rows of streams: the rows at hand are packed as in `vlora.data.packing`, and more are drawn when they are due.
 
-What a run has to remember is how far its streams were read, and the places of the rows that wait to be learned.
+What a run has to remember is how far its streams were read, and the places of the rows that wait to be learned. Where
+a loss joins rows to others (`vlora.data.linking`), the others are the ones drawn before them, and remembered with them.
 """
 
 import itertools
@@ -14,29 +15,16 @@ from ..errors import CheckpointError
 from ..recipe.schema import Recipe
 from ..types import Batch, Example
 from .batch_source import EndedEpoch
-from .drawn_rows import DrawnRows
+from .drawn_rows import DrawnRow, DrawnRows
+from .linking import N_DRAWN
 from .pack_plan import Item, Pack, collate_steps
 from .packing import LOOKAHEAD, first_fit_decreasing
+from .pairing import needs_mismatched
 from .readers.stream import Place
 from .stream_cursor import ProgressNote, StreamCursor, StreamProgress
 from .stream_starts import make_cursors, make_turns, parse_progress
 from .streaming import REMEMBERED
 from .turns import TurnTaking, take_turns
-
-
-@attrs.frozen
-class Waiting:
-    """A row that was drawn and not learned.
-
-    Attributes:
-        index: Its number.
-        source: Which stream it is of.
-        place: Where it is there.
-    """
-
-    index: int
-    source: int
-    place: Place
 
 
 @attrs.frozen(kw_only=True)
@@ -48,12 +36,14 @@ class PackedStreamProgress:
         streams: How far each of them was read.
         waiting: Rows that wait to be learned, in the order in which they were drawn.
         is_over: Whether no more are drawn before these are learned: they end the epoch of a single stream.
+        before: Rows that do not wait and to which these, or the next ones, may be joined.
     """
 
     cursors: Sequence[StreamCursor]
     streams: Sequence[StreamProgress]
-    waiting: Sequence[Waiting]
+    waiting: Sequence[DrawnRow]
     is_over: bool
+    before: Sequence[DrawnRow] = ()
 
     def dumps(self) -> str:
         """Write it as JSON."""
@@ -63,6 +53,8 @@ class PackedStreamProgress:
             "waiting": [[row.index, row.source, *row.place] for row in self.waiting],
             "is_over": self.is_over,
         }
+        if self.before:
+            found["before"] = [[row.index, row.source, *row.place] for row in self.before]
         return json.dumps(found, separators=(",", ":"))
 
 
@@ -70,7 +62,7 @@ class PackedStreamProgress:
 class _Drawn:
     """What is known of a row that was drawn, behind it."""
 
-    row: Waiting
+    row: DrawnRow
     notes: tuple[ProgressNote, ...]
     ended: EndedEpoch | None
 
@@ -80,7 +72,8 @@ class _Planned:
     """What is known of a step that was planned."""
 
     notes: tuple[ProgressNote, ...]
-    waiting: tuple[Waiting, ...]
+    waiting: tuple[DrawnRow, ...]
+    before: tuple[DrawnRow, ...]
     is_over: bool
     learned: tuple[int, ...]
     ended: tuple[EndedEpoch, ...]
@@ -105,6 +98,7 @@ class PackedStreamSteps:
         first_step: Steps done before.
         waiting: Rows that waited then.
         is_over: As in `PackedStreamProgress`.
+        before: As there.
     """
 
     drawn: DrawnRows
@@ -119,18 +113,17 @@ class PackedStreamSteps:
     rank: int = 0
     n_ranks: int = 1
     first_step: int = 0
-    waiting: Sequence[Waiting] = ()
+    waiting: Sequence[DrawnRow] = ()
     is_over: bool = False
+    before: Sequence[DrawnRow] = ()
     _behind: deque[_Drawn] = attrs.field(factory=deque, init=False)
     _planned: dict[int, _Planned] = attrs.field(factory=dict, init=False)
 
     def indices(self) -> Iterator[int]:
         """Yield the numbers of the rows to read: those that wait, and those that are drawn, without end."""
-        for waiting in self.waiting:
-            (found,) = self.drawn.streams[waiting.source].restore([waiting.place])
-            self.drawn.put(waiting.index, waiting.source, found, self.n_reads)
-            yield waiting.index
         n_given = sum(cursor.start.n_given for cursor in self.cursors)
+        self._put_back(n_given)
+        yield from (row.index for row in self.waiting)
         sources = take_turns(self.turns, self.cursors)
         for index in itertools.count(n_given):
             source = next(sources)
@@ -139,7 +132,7 @@ class PackedStreamSteps:
             number, epoch = None if self.turns is None else source, self.cursors[source].epoch
             ended = EndedEpoch(epoch=epoch, n_rows=n_rows, source=number) if n_rows else None
             notes = tuple(cursor.note() for cursor in self.cursors)
-            self._behind.append(_Drawn(row=Waiting(index, source, row.place), notes=notes, ended=ended))
+            self._behind.append(_Drawn(row=DrawnRow(index, source, row.place), notes=notes, ended=ended))
             yield index
 
     def steps(self, encoded: Iterable[tuple[Example, ...] | None]) -> Iterator[list[Batch]]:
@@ -153,6 +146,7 @@ class PackedStreamSteps:
         """
         # Before a row is asked for: others are drawn ahead of it.
         notes, is_over = tuple(cursor.note() for cursor in self.cursors), self.is_over
+        n_given = sum(cursor.start.n_given for cursor in self.cursors)
         rows = iter(found)
         held = [(row, item) for row in self.waiting if (item := next(rows)) is not None]
         for step in range(self.first_step + 1, self.n_steps + 1):
@@ -164,7 +158,7 @@ class PackedStreamSteps:
                 wanted = LOOKAHEAD * self.batch_size * self.capacity
                 while not is_over and n_positions < wanted and (held or len(read_through) < len(self.cursors)):
                     item, drawn = next(rows), self._behind.popleft()
-                    notes = drawn.notes
+                    notes, n_given = drawn.notes, drawn.row.index + 1
                     if drawn.ended is not None:
                         ended.append(drawn.ended)
                         is_over = self.turns is None
@@ -184,21 +178,23 @@ class PackedStreamSteps:
             is_over = is_over and bool(held)
             learned = self._keep_own(microbatches)
             waiting = tuple(row for row, _ in held)
-            planned = _Planned(notes=notes, waiting=waiting, is_over=is_over, learned=learned, ended=tuple(ended))
+            before = self._find_before(waiting, n_given)
+            planned = _Planned(
+                notes=notes, waiting=waiting, before=before, is_over=is_over, learned=learned, ended=tuple(ended)
+            )
             self._remember(step, planned)
             yield microbatches
 
     def progress_at(self, step: int) -> PackedStreamProgress:
         """Return the progress after a step that was planned, not too long ago."""
+        found: PackedStreamSteps | _Planned
         if step == self.first_step:
-            starts = [cursor.start for cursor in self.cursors]
-            return PackedStreamProgress(
-                cursors=self.cursors, streams=starts, waiting=self.waiting, is_over=self.is_over
-            )
-        planned = self._planned[step]
-        streams = [note.find() for note in planned.notes]
+            found, streams = self, [cursor.start for cursor in self.cursors]
+        else:
+            found = planned = self._planned[step]
+            streams = [note.find() for note in planned.notes]
         return PackedStreamProgress(
-            cursors=self.cursors, streams=streams, waiting=planned.waiting, is_over=planned.is_over
+            cursors=self.cursors, streams=streams, waiting=found.waiting, is_over=found.is_over, before=found.before
         )
 
     def dumps(self, step: int) -> str:
@@ -208,6 +204,24 @@ class PackedStreamSteps:
     def ended(self, step: int) -> tuple[EndedEpoch, ...]:
         """Return the epochs whose last row was drawn for a step that was planned, not too long ago."""
         return self._planned[step].ended
+
+    def _put_back(self, n_given: int) -> None:
+        """Let the rows be read that were drawn before and are to be learned, or joined to rows."""
+        known = [*self.before, *self.waiting]
+        for source, stream in enumerate(self.drawn.streams):
+            own = [row for row in known if row.source == source]
+            for row, found in zip(own, stream.restore([row.place for row in own]), strict=True):
+                self.drawn.put(row.index, source, found, self.n_reads)
+        if self.drawn.n_joined:
+            waiting = {row.index for row in self.waiting}
+            first = min((row.index for row in known), default=n_given)
+            self.drawn.drop(index for index in range(first, n_given) if index not in waiting)
+
+    def _find_before(self, waiting: Sequence[DrawnRow], n_given: int) -> tuple[DrawnRow, ...]:
+        """Find the rows that do not wait and to which those that wait, or the next ones, may be joined."""
+        ends = [*(row.index for row in waiting), n_given] if self.drawn.n_joined else []
+        near = {index for end in ends for index in range(max(0, end - self.drawn.n_joined), end)}
+        return tuple(map(self.drawn.find, sorted(near.difference(row.index for row in waiting))))
 
     def _keep_own(self, microbatches: Sequence[Sequence[Pack[Item]]]) -> tuple[int, ...]:
         """Forget the rows of a step that other ranks read, and give this one's."""
@@ -244,7 +258,9 @@ def packed_stream_steps(
         CheckpointError: The files are not those of the steps that were done.
     """
     train, data = recipe.train, recipe.data
-    starts, waiting, is_over = _load(position, drawn, allows_changes=data.allow_changed_rows)
+    starts, waiting, is_over, before = _load(position, drawn, allows_changes=data.allow_changed_rows)
+    # Each row is read for itself, and for the one that is joined to it.
+    drawn.n_joined, n_readers = (N_DRAWN, 2) if needs_mismatched(recipe) else (0, 1)
     return PackedStreamSteps(
         drawn=drawn,
         cursors=make_cursors(recipe, drawn, starts),
@@ -254,26 +270,30 @@ def packed_stream_steps(
         accumulation=train.gradient_accumulation_steps,
         n_steps=train.iters,
         n_ahead=max(data.prefetch, train.gradient_accumulation_steps) * train.batch_size * n_planned,
-        n_reads=1 if max(n_ranks, n_planned) == 1 else 2,
+        n_reads=n_readers if max(n_ranks, n_planned) == 1 else 2 * n_readers,
         rank=rank,
         n_ranks=n_ranks,
         first_step=first_step,
         waiting=waiting,
         is_over=is_over,
+        before=before,
     )
 
 
-def _load(position: str, drawn: DrawnRows, *, allows_changes: bool) -> tuple[list[StreamProgress], list[Waiting], bool]:
+def _load(
+    position: str, drawn: DrawnRows, *, allows_changes: bool
+) -> tuple[list[StreamProgress], list[DrawnRow], bool, list[DrawnRow]]:
     """Read what `PackedStreamProgress.dumps` wrote."""
     if not position:
-        return [StreamProgress() for _ in drawn.streams], [], False
+        return [StreamProgress() for _ in drawn.streams], [], False, []
     try:
         found = json.loads(position)
         starts = parse_progress(found["sources"], drawn, allows_changes=allows_changes)
-        waiting = [
-            Waiting(int(index), int(source), Place(*map(int, place))) for index, source, *place in found["waiting"]
-        ]
-        return starts, waiting, bool(found["is_over"])
+        waiting, before = (
+            [DrawnRow(int(index), int(source), Place(*map(int, place))) for index, source, *place in rows]
+            for rows in (found["waiting"], found.get("before", ()))
+        )
+        return starts, waiting, bool(found["is_over"]), before
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise

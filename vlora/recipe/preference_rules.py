@@ -97,14 +97,7 @@ def _run_contradictions(recipe: Recipe) -> Iterator[str]:
         )
     if objective != "kto" or "kto" not in (losses or ("kto",)):
         return
-    is_packed = train.batching == "packed"
-    if is_packed and recipe.data.streaming:
-        yield (
-            "train.batching: found 'packed' together with train.objective = 'kto' and data.streaming = true; answers "
-            "are joined to the questions of drawn rows, which a stream cannot give: use 'grouped', or "
-            "preference.loss = ['apo_zero_unpaired']"
-        )
-    if train.batch_size == 1 and not is_packed:
+    if train.batch_size == 1 and train.batching != "packed":
         yield (
             "train.batch_size: found 1 together with train.objective = 'kto', which estimates a divergence from the "
             "other rows of a microbatch; give 2 or more"

@@ -310,6 +310,14 @@ class DrawnTable:
         if n_reads <= 0:
             self._drawn[index] = Drawn(self._drawn[index].place)
 
+    def forgo(self, index: int) -> None:
+        """Let a row be read once less often from what was kept of it."""
+        self.expect(index, self._n_reads[index] - 1)
+
+    def find(self, index: int) -> Place:
+        """Say where a row is."""
+        return self._drawn[index].place
+
     def drop(self, indices: Iterable[int]) -> None:
         """Forget rows."""
         for index in indices:

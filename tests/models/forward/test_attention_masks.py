@@ -4,12 +4,14 @@ import io
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_vlm.models.base import scaled_dot_product_attention
 
 from vlora.models.forward import attention_masks
 from vlora.models.forward.attention_masks import TILE, attend_fused
 from vlora.ops.cuda_kernels import on_cuda
+from vlora.ops.custom_vjp import custom_vjp
 
 SCALE = 0.25
 MASKS = ["causal", "square", "of rows", "of heads", "numbers", "none"]
@@ -78,7 +80,56 @@ def test_what_no_kernel_takes_is_left_alone(n_places: int, width: int, kind: str
         file = io.StringIO()
         mx.export_to_dot(file, output)
         shapes.append(file.getvalue())
-    assert shapes[0].count("label") == shapes[1].count("label")
+    assert shapes[0].count("Concatenate") == shapes[1].count("Concatenate")
+
+
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
+def test_the_gradient_comes_back_in_one_layout(is_compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whole tiles and of padded rows: MLX's CUDA backend takes the one for the other where it changes."""
+    monkeypatch.setattr(attention_masks, "ADDED", (mx.float32,))
+    strides: list[tuple[int, ...]] = []
+
+    def watched(queries: mx.array, keys: mx.array, values: mx.array, *_: Any) -> mx.array:
+        @custom_vjp(keeps="inputs")
+        def attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+            return queries + 0 * (keys.sum() + values.sum())
+
+        @attend.vjp
+        def attend_vjp(primals: tuple[mx.array, ...], cotangent: mx.array) -> tuple[mx.array, ...]:
+            seen.append(cotangent)
+            return tuple(mx.zeros_like(primal) for primal in primals)
+
+        mixed: mx.array = attend(queries, keys, values)
+        return mixed
+
+    monkeypatch.setattr(attention_masks, "scaled_dot_product_attention", watched)
+    for n_places in (TILE, TILE - 28):
+        *parts, towards = drawn(n_places, mx.float32)
+        for layout in (towards, mx.contiguous(towards)):
+            seen: list[mx.array] = []
+
+            def pull(towards: mx.array, parts: list[mx.array] = parts, seen: list[mx.array] = seen) -> list[mx.array]:
+                gradients = mx.vjp(lambda q, k, v: attend_fused(q, k, v, None, SCALE, "causal"), parts, [towards])[1]
+                return [*gradients, *seen]
+
+            found = (mx.compile(pull) if is_compiled else pull)(layout)[-1]
+            mx.eval(found)
+            strides.append(np.asarray(found).strides)
+
+    assert len(strides) == 4
+    assert set(strides) == {strides[0]}
+
+
+@pytest.mark.skipif(not on_cuda(), reason="kernels for an NVIDIA GPU")
+def test_rows_of_a_whole_tile_and_padded_ones_have_gradients_of_their_own() -> None:
+    """One after the other in a process, the gradient as a projection behind attention gives it back."""
+    for n_places in (TILE, TILE - 28, TILE):
+        *parts, towards = drawn(n_places, mx.bfloat16, 64)
+        exact = [part.astype(mx.float32) for part in (*parts, towards)]
+        found = mx.vjp(lambda q, k, v: attend_fused(q, k, v, None, SCALE, "causal"), parts, [towards])[1]
+        own = mx.vjp(lambda *p: scaled_dot_product_attention(*p, None, SCALE, "causal"), exact[:3], [exact[3]])[1]
+        for one, other in zip(found, own, strict=True):
+            assert mx.abs(one.astype(mx.float32) - other).max() <= 0.02 * mx.abs(other).max()
 
 
 @pytest.mark.skipif(not on_cuda(), reason="kernels for an NVIDIA GPU")

@@ -13,6 +13,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_vlm.models.base import scaled_dot_product_attention
 
+from ...ops.custom_vjp import custom_vjp
 from ...types import BoolArray
 from .overrides import replacing_in_files
 
@@ -164,16 +165,37 @@ def attend_fused(
     is_narrow = max(queries.shape[3], values.shape[3]) <= WIDEST_HEAD
     is_whole = is_square and is_narrow and keys.shape[2] == n_places and cache is None and sinks is None
     if not (missing and is_whole and n_places >= FEWEST_PADDED and queries.dtype in ADDED):
-        mixed: mx.array = scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
-        return mixed
+        return _first_places(scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks), n_places)
     if isinstance(mask, mx.array):
         # No place sees the padding; padding sees all places, since it has to see something.
         around = [(0, 0)] * (mask.ndim - 1)
         mask = mx.pad(mask, [*around, (0, missing)], constant_values=UNSEEN)
         mask = mx.pad(mask, [*around[1:], (0, missing), (0, 0)])
     padded = (_pad_places(part, missing) for part in (queries, keys, values))
-    mixed = scaled_dot_product_attention(*padded, cache, scale, mask)
-    return mixed[:, :, :n_places]
+    return _first_places(scaled_dot_product_attention(*padded, cache, scale, mask), n_places)
+
+
+def _first_places(mixed: mx.array, n_places: int) -> mx.array:
+    """Take the first places of f[B, H, T, D]; whatever their number, the gradient comes back in one layout.
+
+    MLX finds the compiled gradient of attention by the layouts of queries, keys and values alone
+    (`build_sdpa_cache_key` in cuda/scaled_dot_product_attention.cpp of 0.32). A gradient in another layout than the one
+    that it was compiled for is read in the wrong order: rows of 512 places and rows that are padded to 512 share it.
+    """
+    missing = mixed.shape[2] - n_places
+
+    @custom_vjp(keeps="inputs")
+    def first(mixed: mx.array) -> mx.array:
+        return mixed[:, :, :n_places]
+
+    @first.vjp
+    def first_vjp(_: mx.array, cotangent: mx.array) -> mx.array:
+        if missing:
+            return _pad_places(cotangent, missing)
+        return mx.contiguous(cotangent.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+
+    places: mx.array = first(mixed)
+    return places
 
 
 def _pad_places(x: mx.array, missing: int) -> mx.array:

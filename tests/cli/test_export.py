@@ -36,7 +36,9 @@ def test_adapters_of_the_built_in_model(tmp_path: Path, capsys: pytest.CaptureFi
     config |= {"base_model": BUILTIN_MODEL, "base": {**config["base"], "path": BUILTIN_MODEL}}
     (own / "adapter_config.json").write_text(json.dumps(config))
     assert main(["export", str(own), "--to", "peft"]) == 0
-    assert "was trained on" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "was trained on" not in told
+    assert "names it as its base, which other programs do not open" in told
     peft = json.loads((own / "peft" / "adapter_config.json").read_text())
     assert peft["base_model_name_or_path"] == str(built.resolve())
     for command in (["import", str(own / "peft")], ["fuse", str(own)]):

@@ -13,7 +13,7 @@ from vlora.cli.main import main
 
 
 def test_what_is_printed(checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The base, what quantizing has changed, and the folder; one object with --json; one sentence where it fails."""
+    """The base, what quantizing has changed, layout and folder; an object with --json; a sentence on failure."""
     made = make_trainable(checkpoint("qwen3_vl"), model__quantize_bits=4, model__quantize_group_size=32)
     vlora.save_adapter(tmp_path / "adapters.safetensors", made.state.params, made.config)
     assert main(["fuse", str(tmp_path)]) == 0
@@ -25,6 +25,9 @@ def test_what_is_printed(checkpoint: Callable[[str], Path], tmp_path: Path, caps
     assert main(["fuse", str(tmp_path), "--quantize", "none", "--out", str(tmp_path / "dense"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["event"], found["layout"], found["n_layers"]) == ("Fused", "published", 14)
+    assert found["is_converted"]
     assert found["folder"] == str(tmp_path / "dense")
+    assert main(["fuse", str(tmp_path), "--quantize", "none", "--out", str(tmp_path / "again")]) == 0
+    assert "layout: the base's own, which is that of mlx-vlm's conversion" in capsys.readouterr().out
     assert "--out: " in complaint(["fuse", str(tmp_path), "--out", str(tmp_path)], capsys)
     assert "adapter: found no" in complaint(["fuse", str(tmp_path / "none")], capsys)

@@ -18,6 +18,7 @@ def test_each_program_gets_a_folder_of_its_own(tmp_path: Path) -> None:
         assert {file.name for file in exported.folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
         assert (exported.n_layers, exported.rank, exported.n_whole) == (2, 2, 0)
         assert str(exported.folder) in exported.usage[0]
+    assert not exported.notes
     with pytest.raises(ModelError, match="expected one of peft, vllm, gguf"):
         export(str(own), "onnx")
     tower = write_adapter(tmp_path / "tower", model=tmp_path / "model", rank=2, targets=("vision",))

@@ -87,5 +87,7 @@ def describe(fused: "Fused") -> Iterator[str]:
             f"quantized again: {with_noun(rounding.n_layers, 'layer')}, which changes their weights by "
             f"{rounding.share:.2%}{beside}{worst}"
         )
+    if fused.why_mlx is None and fused.is_converted:
+        yield "layout: the base's own, which is that of mlx-vlm's conversion, and which transformers does not open"
     if fused.why_mlx is not None:
         yield f"layout: that of mlx-vlm's conversion, which transformers does not open, because {fused.why_mlx}"

@@ -201,15 +201,16 @@ def _use_adapter(card: Described) -> list[str]:
         ),
         *_use_in_peft(card, base),
         *_use_in_vllm(card, base),
-        "As one model, which all of them open: `python -m vlora fuse adapter --out model`.",
+        "As one model, in the layout of its base: `python -m vlora fuse adapter --out model`.",
     ]
 
 
 def _use_in_peft(card: Described, base: str) -> list[str]:
     if not card.has_peft_form:
         return ["With transformers, which has no place for added tokens in an adapter, as one model (below)."]
+    converted = "of a base that was converted for MLX, name the model that it was converted from here and with `--base`"
     return [
-        "With transformers and PEFT, after it was written in their layout:",
+        f"With transformers and PEFT, after it was written in their layout; {converted}:",
         _code("sh", "python -m vlora export adapter --to peft --out peft-adapter"),
         _code(
             "python",

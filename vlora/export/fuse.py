@@ -12,6 +12,7 @@ import mlx.nn as nn
 from .. import models
 from ..adapters.merge import Rounding
 from ..models.published.loaded import trace_loading
+from ..models.published.names import is_converted
 from ..output.atomic import write_whole_folder
 from ..run.origin import find_adapter_recipe
 from ..run.save import NOT_A_MODELS
@@ -42,6 +43,7 @@ class Fused:
         rounding: What quantizing has changed of what was trained.
         layout: "published" for the base's own names, "mlx" for those of mlx-vlm's conversion.
         why_mlx: Why it is not the base's own layout; None where it is.
+        is_converted: Whether the base's own layout is that of mlx-vlm's conversion, too.
         n_bytes: Size of the weights.
         note: That the adapter was trained on another base; None if it was not.
     """
@@ -54,6 +56,7 @@ class Fused:
     rounding: Rounding
     layout: Literal["published", "mlx"]
     why_mlx: str | None
+    is_converted: bool
     n_bytes: int
     note: str | None
 
@@ -95,6 +98,7 @@ def fuse(
         rounding=work.rounding,
         layout="published" if work.why_mlx is None else "mlx",
         why_mlx=work.why_mlx,
+        is_converted=work.is_converted,
         n_bytes=work.n_bytes,
         note=trained.backbone.base_note,
     )
@@ -110,11 +114,13 @@ class _Work:
     schemes: Mapping[str, models.Scheme] = attrs.field(factory=dict, init=False)
     rounding: Rounding = attrs.field(factory=Rounding, init=False)
     why_mlx: str | None = attrs.field(default=None, init=False)
+    is_converted: bool = attrs.field(default=False, init=False)
     n_bytes: int = attrs.field(default=0, init=False)
 
     def write(self, folder: Path) -> None:
         """Write weights, configuration, processor and tokenizer."""
         module = models.open_lazily(self.trained.files)
+        self.is_converted = is_converted(models.list_weights(self.trained.files.path), module)
         own = dict(packed_layers(module))
         self.schemes, self.why_mlx = self._choose(module, own)
         rewriter = None if self.why_mlx else self._make_rewriter(module, own)

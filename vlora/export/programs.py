@@ -93,8 +93,9 @@ def _notes(made: PeftAdapter) -> list[str]:
             f"changes no logit: {made.unread[0]}{like}"
         )
     if made.is_converted:
+        base = made.config["base_model_name_or_path"]
         notes.append(
-            f"{made.config['base_model_name_or_path']} was converted for MLX, and the folder names it as its base; "
+            f"{base} was converted for MLX, and the folder names it as its base, which other programs do not open; "
             "--base names the model that it was converted from"
         )
     if made.places.names is None:

@@ -1,7 +1,7 @@
 """Builds a Qwen3-VL that is small enough to be trained from scratch in minutes: the quickstart's base model.
 
 Only its size is unusual: it has mlx-vlm's architecture and processor, a byte-level tokenizer that is trained here, and
-a ChatML template. Its folder has the layout of published checkpoints, and any program that opens those can open it.
+a ChatML template. Its folder has the layout of mlx-vlm's conversions, and any program that opens those can open it.
 """
 
 import json

@@ -55,8 +55,7 @@ def read_published_names(files: ModelFiles, module: nn.Module) -> PublishedNames
     paths = list_weights(files.path)
     shapes = {name: entry.shape for path in paths for name, entry in read_header(path).items()}
     own = {name for name, _ in tree_flatten(module.parameters())}
-    formats = {read_metadata(path).get("format") for path in paths}
-    if own <= set(shapes) and formats != {"pt"}:
+    if is_converted(paths, module):
         as_they_are = {name: (whole(name, shapes[name]),) for name in own}
         return PublishedNames(shapes=shapes, pieces=as_they_are, is_converted=True)
     sanitize = make_sanitizer(files, module)
@@ -66,6 +65,14 @@ def read_published_names(files: ModelFiles, module: nn.Module) -> PublishedNames
             pieces = trace(_older(sanitize, files), shapes)
     kept = {name: found for name, found in pieces.items() if name in own}
     return PublishedNames(shapes=shapes, pieces=kept, is_converted=False)
+
+
+def is_converted(paths: Iterable[Path], module: nn.Module) -> bool:
+    """Whether files of weights are in the layout that mlx-vlm's conversion gives to a model, and not as published."""
+    paths = list(paths)
+    names = {name for path in paths for name in read_header(path)}
+    formats = {read_metadata(path).get("format") for path in paths}
+    return formats != {"pt"} and all(name in names for name, _ in tree_flatten(module.parameters()))
 
 
 def find_published_names(

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import CheckpointError
 from .links import Link
 from .peft_layout import TURNED
-from .peft_settings import check_settings, find_missing
+from .peft_settings import LAYER_END, check_settings, find_missing
 from .places import Places
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -210,7 +210,7 @@ class _Reading:
         """Read a layer's own rank or alpha, as PEFT does: the first pattern that its name ends with."""
         named = (parameter, parameter.removesuffix(".weight"))
         patterns = (self._config.get(key) or {}).items()
-        fits = (value for end, value in patterns if any(re.match(rf"(.*\.)?({end})$", name) for name in named))
+        fits = (value for end, value in patterns if any(re.match(LAYER_END.format(end), name) for name in named))
         return next(fits, default)  # type: ignore[return-value]
 
     def _divide(self, parameter: str, layer: _Layer) -> list[tuple[Link, _Layer]]:

@@ -1,5 +1,6 @@
 """What PEFT's configuration says of an adapter: settings that are read, and layers that its file has to have. Pure."""
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -17,6 +18,9 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "use_qalora": (False,),
 }
 """Settings of PEFT that are read where they have these values only, or are not there."""
+
+LAYER_END = r"(.*\.)?({})$"
+"""How PEFT finds a layer by a pattern of how its name ends."""
 
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Starts of adapters whose base is not the published one, unless they were converted on saving."""
@@ -43,11 +47,31 @@ def check_settings(config: Mapping[str, Any], where: str) -> None:
             "path_initial_model_for_weight_conversion"
         )
         raise CheckpointError(msg)
-    for key, kind_of in (("r", int), ("lora_alpha", (int, float))):
-        if isinstance(config.get(key), bool) or not isinstance(config.get(key), kind_of) or config[key] <= 0:
+    for key, patterns, kinds in (("r", "rank_pattern", (int,)), ("lora_alpha", "alpha_pattern", (int, float))):
+        if not _is_size(config.get(key), kinds):
             msg = f"{where}: {key}: found {config.get(key)!r}, expected a number above 0"
             raise CheckpointError(msg)
+        _check_patterns(config, patterns, kinds, where)
     _check_targets(config, where)
+
+
+def _is_size(value: Any, kinds: tuple[type, ...]) -> bool:
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    return is_number and bool(0 < value < math.inf)
+
+
+def _check_patterns(config: Mapping[str, Any], key: str, kinds: tuple[type, ...], where: str) -> None:
+    """Refuse layers' own ranks or alphas that are none, or belong to no pattern."""
+    found = config.get(key) or {}
+    if not isinstance(found, dict) or not all(_is_size(value, kinds) for value in found.values()):
+        msg = f"{where}: {key}: found {found!r}, expected numbers above 0 by names of layers"
+        raise CheckpointError(msg)
+    for name in found:
+        try:
+            re.compile(LAYER_END.format(name))
+        except re.error as error:
+            msg = f"{where}: {key}: found {name!r}, which is no pattern ({error})"
+            raise CheckpointError(msg) from None
 
 
 def _check_targets(config: Mapping[str, Any], where: str) -> None:

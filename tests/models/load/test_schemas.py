@@ -59,6 +59,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("adapter_config.json", "rank", -4, "an integer from 1"),
     ("adapter_config.json", "alpha", "x", "a finite number"),
     ("adapter_config.json", "dropout", 1, "less than 1"),
+    ("adapter_config.json", "base_quantization", {"a.layer": 4}, "each with its bits and group_size"),
+    ("adapter_config.json", "base_quantization", {"a.layer": {"bits": "4", "group_size": 64}}, "bits and group_size"),
 ]
 
 

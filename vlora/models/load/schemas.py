@@ -184,7 +184,7 @@ class AdapterFile:
     rank: Any = _key(None, value_checks.count(2**16))
     alpha: Any = _key(None, value_checks.positive)
     dropout: float = _key(0.0, checks.fraction)
-    base_quantization: Any = _key(None, value_checks.mapping)
+    base_quantization: Any = _key(None, value_checks.schemes)
     base: Any = _key(None, value_checks.mapping)
 
 

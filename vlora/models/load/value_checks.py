@@ -76,6 +76,15 @@ def mapping(value: Any) -> str | None:
     return None if value is None or isinstance(value, Mapping) else "must be an object"
 
 
+def schemes(value: Any) -> str | None:
+    """How layers are quantized, by their names."""
+    is_right = isinstance(value, Mapping) and all(
+        isinstance(scheme, Mapping) and all(type(scheme.get(key)) is int for key in ("bits", "group_size"))
+        for scheme in value.values()
+    )
+    return None if value is None or is_right else "must be an object of layers, each with its bits and group_size"
+
+
 def text(value: Any) -> str | None:
     """A string."""
     return None if value is None or isinstance(value, str) else "must be a string"

@@ -54,7 +54,7 @@ from vlora.models.backbone.parts import find_layout
 from vlora.models.families.family import Family
 from vlora.models.families.registry import FAMILIES as DESCRIBED
 from vlora.models.families.registry import describe_family
-from vlora.models.forward import segments
+from vlora.models.forward import joined, segments
 from vlora.models.forward.lm_inputs import PROMPT
 from vlora.models.load import loading
 from vlora.models.proven_versions import PROVEN, describe_versions, installed_versions
@@ -108,7 +108,8 @@ class Subject:
     @functools.cached_property
     def eager(self) -> "tuple[float, dict[str, np.ndarray]]":
         """Mean loss and gradients of all rows together, not compiled: what other ways are compared with."""
-        return update(self, self.batch, compiled=False)
+        with mock.patch.object(joined, "MOST_PLACES", 0.0):
+            return update(self, self.batch, compiled=False)
 
     def idle(self, name: str) -> bool:
         """Whether a parameter is known to get no gradient."""
@@ -411,6 +412,14 @@ def compare_packed(subject: Subject) -> None:
     apart, expected = subject.eager
     same(loss, apart, "packed", SAME_PACKED)
     same_gradients(gradients, expected, "packed", 1e-4)
+    if subject.backbone.joins:
+        # With a filler row, so that there is padding whatever the rows' lengths.
+        with mock.patch.object(joined, "MOST_PLACES", 0.99):
+            batch = collate(rows, len(rows) + 1)
+            refute(subject.backbone.count_places(batch) == batch.tokens.size, "padded rows are not joined")
+            loss, gradients = update(subject, batch, compiled=subject.backbone.is_traceable)
+        same(loss, apart, "joined", SAME_PACKED)
+        same_gradients(gradients, expected, "joined", 1e-4)
 
 
 def packed_logits(subject: Subject, rows: Sequence[Example]) -> tuple[np.ndarray, list[tuple[int, int, int]]]:

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import mlx.core as mx
@@ -244,6 +245,7 @@ def test_a_device_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Step:
         n_traces = 1
+        backbone = SimpleNamespace(count_places=lambda batch: batch.tokens.size)
 
         def accumulate(self, state: TrainState, *_: Any) -> TrainState:
             return state

@@ -20,7 +20,7 @@ from vlora.ops.cuda_kernels import (
     row_losses_gradient,
     unpack_words,
 )
-from vlora.ops.functional import rms_norm, swiglu
+from vlora.ops.functional import move, rms_norm, swiglu, take_rows
 from vlora.train.objectives.sft import loss_fn
 
 INPUTS, OUTPUTS = 64, 96
@@ -179,3 +179,18 @@ def test_a_logit_that_is_not_a_number_is_seen() -> None:
     """The update is guarded by the loss."""
     logits = mx.zeros((2, 64)).at[1, 5].add(mx.nan)
     assert mx.isnan(loss_fn(logits, mx.array([1, 2]), mx.ones(2))[0])
+
+
+@cuda
+@dtypes
+def test_moved_rows_are_those_that_mlx_takes(dtype: mx.Dtype, elsewhere: Elsewhere) -> None:
+    """And zeros where there is none; the gradient moves them back."""
+    x = normal(6, 3, 16, dtype=dtype)
+    rows = mx.array([4, 0, -1, 5, 1, 2, -1], dtype=mx.int32)
+    back = mx.array([1, 4, 5, -1, 0, 3], dtype=mx.int32)
+
+    def counted(x: mx.array) -> mx.array:
+        return mx.where((rows >= 0)[:, None, None], move(x, rows, back), 0)
+
+    assert mx.array_equal(take_rows(x, rows), elsewhere(take_rows, x, rows))
+    same(pulled(counted, x), elsewhere(pulled, counted, x), dtype)

@@ -10,6 +10,7 @@ import pytest
 from vlora.ops import cuda_kernels, nvrtc
 from vlora.ops.cuda_kernels import (
     gate_gradients,
+    move_rows,
     norm_rows,
     norm_rows_gradient,
     row_losses,
@@ -125,6 +126,7 @@ def call_all(dtype: mx.Dtype) -> None:
     logits, targets, factors = mx.zeros((3, 64), dtype), mx.zeros(3, mx.int32), mx.zeros(3)
     row_losses(logits, targets)
     row_losses_gradient(logits, targets, factors, factors)
+    move_rows(logits, targets)
 
 
 @pytest.fixture

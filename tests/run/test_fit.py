@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -388,6 +389,7 @@ def test_few_frames_lie_between_a_run_and_its_step(
     class Step:
         n_traces = 0
         embeds_ahead = False
+        backbone = SimpleNamespace(count_places=lambda batch: batch.tokens.size)
 
         def accumulate(self, *_: Any) -> None:
             frame = inspect.currentframe()

@@ -58,6 +58,15 @@ class CountingStep:
         self.n_begun = 0
         self.bad = bad
 
+    @property
+    def backbone(self) -> "CountingStep":
+        """Stand for the model, too."""
+        return self
+
+    def count_places(self, batch: Batch) -> int:
+        """Count those of the batch."""
+        return batch.tokens.size
+
     def accumulate(self, state: TrainState, _: Sequence[Batch], first: Any) -> TrainState:
         """Find no gradient."""
         assert first is None
@@ -279,6 +288,10 @@ class DeepBackbone:
     def embed(self, _: Batch) -> tuple[Any, Any]:
         """Need nothing."""
         return {}, {}
+
+    def count_places(self, batch: Batch) -> int:
+        """Count those of the batch."""
+        return batch.tokens.size
 
     def embed_param_names(self) -> frozenset[str]:
         """Train nothing of it."""

@@ -159,7 +159,7 @@ class _Asked:
     def of(cls, planner: Planner, prompts: Sequence[models.Prompt], n_new_tokens: int) -> "_Asked":
         """Embed questions; nothing is computed."""
         batch = collate([models.with_room(prompt, n_new_tokens) for prompt in prompts])
-        differentiable, auxiliary = planner.backbone.embed(batch)
+        differentiable, auxiliary = planner.backbone.embed_rows(batch)
         sampler = models.Sampler(
             names=[""] * len(prompts),
             temperature=planner.recipe.eval.temperature,

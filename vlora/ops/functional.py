@@ -1,11 +1,12 @@
 """Layer functions with custom gradients: the same results with fewer passes over memory and fewer kept arrays. Pure."""
 
+import math
 from typing import cast
 
 import mlx.core as mx
 
 from .cpu_exp import along_rows, shifted_exp_rows
-from .cuda_kernels import can_read_whole, gate_gradients, lanes_of, norm_rows, norm_rows_gradient
+from .cuda_kernels import can_read_whole, gate_gradients, lanes_of, move_rows, norm_rows, norm_rows_gradient, on_cuda
 from .custom_vjp import custom_vjp, depends_on
 
 Arrays = tuple[mx.array, ...]
@@ -154,3 +155,45 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
         return gradients[0]
 
     return cast("mx.array", norm(x))
+
+
+def take_rows(x: mx.array, rows: mx.array) -> mx.array:
+    """Take rows of an array by their numbers.
+
+    Args:
+        x: f[N, ...].
+        rows: i32[R]; a negative number stands for zeros.
+
+    Returns:
+        f[R, ...].
+    """
+    if can_read_whole(math.prod(x.shape[1:]), x):
+        return move_rows(x.reshape(x.shape[0], -1), rows).reshape(-1, *x.shape[1:])
+    is_row = (rows >= 0).reshape(-1, *[1] * (x.ndim - 1))
+    return mx.where(is_row, x[mx.maximum(rows, 0)], 0)
+
+
+def move(x: mx.array, rows: mx.array, back: mx.array) -> mx.array:
+    """Move rows to other places; each comes to one place at most, so that the gradient is such a move as well.
+
+    MLX's own gradient of a gather adds up atomically.
+
+    Args:
+        x: f[N, ...].
+        rows: i32[R], numbers of its rows; where one is negative, the result is of some row or zeros, and no gradient
+            may reach that place.
+        back: i32[N], numbers of the result's rows; negative for a row that has no place there.
+
+    Returns:
+        f[R, ...].
+    """
+
+    @custom_vjp(keeps="inputs")
+    def moved(x: mx.array) -> mx.array:
+        return take_rows(x, rows) if on_cuda() else x[mx.maximum(rows, 0)]
+
+    @moved.vjp
+    def moved_vjp(_: mx.array, cotangent: mx.array) -> mx.array:
+        return take_rows(cotangent, back)
+
+    return cast("mx.array", moved(x))

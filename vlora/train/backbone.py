@@ -27,6 +27,9 @@ class Backbone(Protocol):
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
         """Make the language model's inputs: (differentiable, auxiliary), each name to array."""
 
+    def count_places(self, batch: Batch) -> int:
+        """Count the places at which the language model runs, padding included."""
+
     def embed_param_names(self) -> frozenset[str]:
         """Name the trainable parameters that `embed` uses."""
 

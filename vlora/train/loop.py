@@ -191,7 +191,7 @@ class TrainLoop:
             cuts=tuple(find_cuts(batches)),
             rows=tuple(row.mark for row in rows if row.mark is not None),
             n_tokens=sum(len(row.tokens) for row in rows),
-            n_places=sum(batch.tokens.size for batch in batches),
+            n_places=sum(map(self.train_step.backbone.count_places, batches)),
             wait_s=ready.wait_s,
         )
 

@@ -41,7 +41,7 @@ def make_answers(example: Example) -> list[Example]:
 
 def embed(backbone: models.MlxVlmBackbone, batch: Batch) -> dict[str, mx.array]:
     """Embed a batch."""
-    return dict(tree_flatten(list(backbone.embed(batch))))
+    return dict(tree_flatten(list(backbone.embed_rows(batch))))
 
 
 @contextmanager

@@ -137,10 +137,9 @@ def test_attention_is_apart_where_all_of_it_is_causal(
         np.testing.assert_allclose(apart[start : start + count], masked[start : start + count], atol=1e-4)
 
 
-def test_rows_of_one_example_are_left_as_they_are(checkpoint: Callable[[str], Path]) -> None:
-    """Nothing is asked of the model, and its inputs are the same."""
+def test_a_row_of_one_example_is_left_as_it_is(checkpoint: Callable[[str], Path]) -> None:
+    """Its inputs are those of the embedding."""
     trainable = make_trainable(checkpoint("qwen3_vl"))
-    _, auxiliary = trainable.backbone.embed(collate(trainable.examples))
+    batch = collate(trainable.examples[:1])
 
-    assert ROWS not in auxiliary
-    assert trainable.backbone._is_causal is None
+    assert trainable.backbone.embed(batch)[1].keys() == trainable.backbone.embed_rows(batch)[1].keys()

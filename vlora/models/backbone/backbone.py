@@ -15,10 +15,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ...output.base_identity import BaseIdentity
+from ...train.backbone import Params
 from ...train.grad_checkpoint import CheckpointPart
 from ...types import Batch, Example, Tree
 from ..forward.calls import call_language_model
-from ..forward.lm_inputs import LMInputs, place_logits
+from ..forward.joined import JOINED, SOURCES, can_join, join_inputs, part_gradients, plan_joined
+from ..forward.lm_inputs import LMInputs, leaves, place_logits
 from ..forward.overrides import chain
 from ..forward.segments import attending_apart, count_causal, place_apart
 from .embed import probe_inputs
@@ -47,6 +49,7 @@ class MlxVlmBackbone(Embedder):
     base_note: str | None = attrs.field(default=None, init=False)
     _head_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _is_causal: bool | None = attrs.field(default=None, init=False)
+    _joins: bool | None = attrs.field(default=None, init=False)
     _vocabulary: Vocabulary | None = attrs.field(default=None, init=False)
 
     @property
@@ -95,12 +98,49 @@ class MlxVlmBackbone(Embedder):
             self._is_causal = self.family.forward.forward is call_language_model and n_calls == len(self.layers)
         return self._is_causal
 
+    @property
+    def joins(self) -> bool:
+        """Whether rows of a batch may share one: all attention is causal, and nothing else mixes places; found once."""
+        if self._joins is None:
+            fields = probe_inputs(self.module, self.family)[1] if self.family.forward.packs and self.is_causal else {}
+            self._joins = can_join(fields, self.family.forward.layouts)
+        return self._joins
+
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
-        """Make the language model's inputs of a batch, as `Embedder.embed` does; of packed rows also where each is."""
-        differentiable, auxiliary = super().embed(batch)
-        if batch.segment_ids is not None and self.is_causal:
-            auxiliary = {**auxiliary, **place_apart(batch.spans, *batch.tokens.shape)}
-        return differentiable, auxiliary
+        """Make the language model's inputs of a batch, and say where its examples are if they share rows.
+
+        Returns:
+            As `Embedder.embed_rows`; where rows are joined, the leading dimensions are 1, N.
+
+        Raises:
+            BatchError: A row's image tokens do not match its image features.
+        """
+        differentiable, auxiliary = self.embed_rows(batch)
+        if batch.segment_ids is not None:
+            places = place_apart(batch.spans, *batch.tokens.shape) if self.is_causal else {}
+            return differentiable, {**auxiliary, **places}
+        plan, layouts = self._plan_joined(batch), self.family.forward.layouts
+        if plan is None or not can_join({**differentiable, **auxiliary}, layouts):
+            return differentiable, auxiliary
+        return join_inputs(differentiable, plan, layouts), {**join_inputs(auxiliary, plan, layouts), **plan}
+
+    def embed_vjp(self, batch: Batch, cotangents: Tree, checkpoint_modules: Sequence[nn.Module] = ()) -> Params:
+        """Compute the gradients of the parameters behind `embed`, as `Embedder.embed_vjp` does of rows apart."""
+        plan = self._plan_joined(batch)
+        is_joined = leaves(cotangents)[0].shape[:2] != batch.tokens.shape
+        if plan is not None and is_joined:
+            cotangents = part_gradients(cotangents, plan, self.family.forward.layouts, batch.tokens.shape)
+        return super().embed_vjp(batch, cotangents, checkpoint_modules)
+
+    def count_places(self, batch: Batch) -> int:
+        """Count the places at which the language model runs."""
+        plan = self._plan_joined(batch)
+        return batch.tokens.size if plan is None else plan[SOURCES].size
+
+    def _plan_joined(self, batch: Batch) -> LMInputs | None:
+        """Plan to join a batch's rows; None where they cannot be, or it is not worth it."""
+        is_apart = batch.segment_ids is None and self.joins
+        return plan_joined(batch.spans, *batch.tokens.shape) if is_apart else None
 
     def logits(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:
         """Run the language model on embedded rows, its head at the given positions; safe to trace.
@@ -114,7 +154,7 @@ class MlxVlmBackbone(Embedder):
         Returns:
             f[N, V]: the logits at those places, which predict the tokens after them.
         """
-        fields, places = self._lined_up(tokens, differentiable, auxiliary, positions)
+        tokens, fields, places = self._lined_up(tokens, differentiable, auxiliary, positions)
         if self.head is None:
             logits = self.run(tokens, fields)
             return logits.reshape(-1, logits.shape[-1])[places]
@@ -139,7 +179,7 @@ class MlxVlmBackbone(Embedder):
         Returns:
             f[N, D]: what the head takes at those places.
         """
-        fields, places = self._lined_up(tokens, differentiable, auxiliary, positions)
+        tokens, fields, places = self._lined_up(tokens, differentiable, auxiliary, positions)
         found: list[mx.array] = []
         with capture_hidden(self.module, sound_head(self.head), places, found):
             self.run(tokens, fields)
@@ -157,7 +197,7 @@ class MlxVlmBackbone(Embedder):
         Returns:
             f[N, V].
         """
-        fields, _ = self._lined_up(tokens, differentiable, auxiliary, mx.array([0]))
+        tokens, fields, _ = self._lined_up(tokens, differentiable, auxiliary, mx.array([0]))
         with run_head_only(self.module, sound_head(self.head), hidden[None]):
             logits = self.run(tokens, fields)
         return logits.reshape(-1, logits.shape[-1])
@@ -228,9 +268,12 @@ class MlxVlmBackbone(Embedder):
 
     def _lined_up(
         self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array
-    ) -> tuple[LMInputs, mx.array]:
-        """The language model's inputs, and the given positions within the rows that it sees."""
+    ) -> tuple[mx.array, LMInputs, mx.array]:
+        """What the language model sees: tokens, other inputs, and the given positions within its rows."""
         fields = {**differentiable, **auxiliary}
         if "inputs_embeds" in fields:
             self.fused_modules.expect(fields["inputs_embeds"].dtype)
-        return place_logits(fields, positions, tokens.shape[1])
+        if JOINED in fields:
+            places, sources = fields.pop(JOINED), fields.pop(SOURCES)
+            return tokens.reshape(-1)[sources][None], fields, mx.maximum(places, 0)[positions]
+        return tokens, *place_logits(fields, positions, tokens.shape[1])

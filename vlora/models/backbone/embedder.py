@@ -58,8 +58,8 @@ class Embedder:
         """Whether a module or parameter belongs to the language model, by its qualified name."""
         return self.layout.is_language(name)
 
-    def embed(self, batch: Batch) -> tuple[Tree, Tree]:
-        """Make the language model's inputs of a batch.
+    def embed_rows(self, batch: Batch) -> tuple[Tree, Tree]:
+        """Make the language model's inputs of a batch, in the batch's own rows.
 
         Returns:
             (differentiable, auxiliary): floating-point arrays that gradients flow through, and positions and masks;
@@ -121,7 +121,7 @@ class Embedder:
             with self.family.forward.embed_overrides(self.module), checkpointed(checkpoint_modules):
                 return self._grids().gradients(batch, params, cotangents, is_recomputed=bool(checkpoint_modules))
         with checkpointed(checkpoint_modules):
-            return pull_embedding(self.module, lambda: self.embed(batch)[0], params, cotangents)
+            return pull_embedding(self.module, lambda: self.embed_rows(batch)[0], params, cotangents)
 
     def keep_features(self, cache: FeatureCache | None) -> None:
         """Keep the tower's features of images; nothing that they depend on may be trained."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...ops.buckets import SMALLEST_BUCKET
 from ...ops.cuda_kernels import on_cuda
-from ...ops.custom_vjp import custom_vjp
+from ...ops.functional import move
 from .attention_masks import CAUSAL, TILE, segment_mask
 from .lm_inputs import LMInputs
 from .overrides import Attend, wrapping_attention
@@ -182,16 +182,5 @@ def _move(x: mx.array, to: mx.array, back: mx.array) -> mx.array:
         back: i32[B, T], flat places of the result; -1 where there is none.
     """
     n_heads, width = x.shape[1], x.shape[3]
-
-    @custom_vjp(keeps="inputs")
-    def moved(flat: mx.array) -> mx.array:
-        return flat[mx.maximum(to.reshape(-1), 0)]
-
-    @moved.vjp
-    def moved_vjp(_: mx.array, cotangent: mx.array) -> mx.array:
-        # A gather as well: MLX's own gradient of one adds up atomically.
-        found = back.reshape(-1)
-        return mx.where((found >= 0)[:, None, None], cotangent[mx.maximum(found, 0)], 0)
-
-    flat: mx.array = moved(x.transpose(0, 2, 1, 3).reshape(-1, n_heads, width))
-    return flat.reshape(*to.shape, n_heads, width).transpose(0, 2, 1, 3)
+    flat = x.transpose(0, 2, 1, 3).reshape(-1, n_heads, width)
+    return move(flat, to.reshape(-1), back.reshape(-1)).reshape(*to.shape, n_heads, width).transpose(0, 2, 1, 3)

@@ -249,7 +249,7 @@ READERS: Mapping[Reading, type[Reader]] = {"anew": Anew, "kept": Kept, "equal": 
 def embed_prompts(backbone: MlxVlmBackbone, prompts: Sequence[Prompt], room: int, reading: Reading) -> Reader:
     """Embed questions, and return their reader."""
     batch = collate([with_room(prompt, room) for prompt in prompts])
-    differentiable, auxiliary = backbone.embed(batch)
+    differentiable, auxiliary = backbone.embed_rows(batch)
     return make_reader(backbone, batch, {**differentiable, **auxiliary}, prompts, room, reading)
 
 

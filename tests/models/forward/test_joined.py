@@ -1,0 +1,125 @@
+"""Padded rows joined to one: every token's place once, and the losses, gradients and logits of rows apart."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.training import Trainable, make_trainable
+from vlora import collate, make_optimizer, make_train_step
+from vlora.models.forward import joined
+from vlora.models.forward.joined import JOINED, SOURCES, can_join, join_inputs, part_gradients, plan_joined
+from vlora.models.forward.lm_inputs import LAYOUTS, SEGMENTS, PadSpec
+from vlora.models.forward.segments import PLACES, ROWS
+from vlora.recipe.schema import OptimSection
+from vlora.types import Batch
+
+CheckpointFactory = Callable[[str], Path]
+WHOLE: dict[str, Any] = {"model__full_finetune": True, "model__train_vision": True}
+LENGTH = 64
+
+
+@given(st.lists(st.integers(1, LENGTH), min_size=1, max_size=6), st.integers(0, 3))
+def test_every_token_has_a_place_in_both(counts: list[int], n_fillers: int) -> None:
+    """There and back; the rows of attention hold one example each, and padding nothing."""
+    n_rows = len(counts) + n_fillers
+    plan = plan_joined([(row, 0, count) for row, count in enumerate(counts)], n_rows, LENGTH)
+    if plan is None:
+        return
+    there, sources, rows, places, segments = (
+        np.array(plan[name]) for name in (JOINED, SOURCES, ROWS, PLACES, SEGMENTS)
+    )
+    n_tokens = sum(counts)
+    real = np.arange(LENGTH)[None] < np.array([*counts, *[0] * n_fillers])[:, None]
+
+    assert len(sources) <= joined.MOST_PLACES * n_rows * LENGTH
+    assert ((there >= 0) == real.reshape(-1)).all()
+    assert (sources[there[there >= 0]] == np.flatnonzero(there >= 0)).all()
+    assert (sources[n_tokens:] == sources[n_tokens - 1]).all()
+    assert (rows.reshape(-1)[places[0, :n_tokens]] == np.arange(n_tokens)).all()
+    assert (places[0, n_tokens:] == -1).all()
+    assert np.bincount(segments[0], minlength=len(counts) + 1)[1:].tolist() == counts
+
+
+def test_inputs_and_gradients_move_alike() -> None:
+    """Arrays, lists of them, and positions, whose rows are their last axis but one."""
+    plan = plan_joined([(0, 0, 30), (1, 0, 7), (2, 0, 3)], 4, LENGTH)
+    assert plan is not None
+    shape = (4, LENGTH)
+    numbers = mx.arange(4 * LENGTH).reshape(shape)
+    embeds = mx.broadcast_to(numbers[..., None], (*shape, 2)).astype(mx.float32)
+    fields = {"inputs_embeds": embeds, "deepstack_visual_embeds": [embeds, -embeds], "position_ids": numbers[None] + 1}
+    moved = join_inputs(fields, plan, LAYOUTS)
+    back = part_gradients(moved, plan, LAYOUTS, shape)
+    real = np.array(plan[JOINED]).reshape(shape) >= 0
+
+    assert moved["position_ids"].shape == (1, 1, plan[SOURCES].size)
+    assert (np.array(moved["position_ids"])[0, 0] == np.array(plan[SOURCES]) + 1).all()
+    assert (np.array(back["inputs_embeds"]) == np.where(real[..., None], np.array(embeds), 0)).all()
+    assert (np.array(back["deepstack_visual_embeds"][1]) == -np.where(real[..., None], np.array(embeds), 0)).all()
+
+
+def test_only_rows_with_positions_of_their_own_are_joined() -> None:
+    """Neither are inputs of two axes of tokens moved, nor those that are of no token."""
+    fields = {name: mx.zeros((1,)) for name in ("inputs_embeds", "position_ids")}
+    counting = {**LAYOUTS, "position_ids": PadSpec(batch_axis=-2, token_axes=(-1,), counts_places=True)}
+
+    assert can_join(fields, LAYOUTS)
+    assert not can_join({"inputs_embeds": fields["inputs_embeds"]}, LAYOUTS)
+    assert not can_join(fields, counting)
+    assert not can_join({**fields, "mask": mx.zeros((1,))}, LAYOUTS)
+    assert not can_join({**fields, "unknown": mx.zeros((1,))}, LAYOUTS)
+
+
+def gradients(trainable: Trainable, batch: Batch) -> tuple[float, dict[str, np.ndarray]]:
+    """Compute the mean loss and its gradient through a compiled step."""
+    step = make_train_step(trainable.backbone, make_optimizer(OptimSection(name="sgd", betas=(0.0, 0.0))))
+    state, output = step(trainable.state, batch, 1.0)
+    before = trainable.state.params
+    moved = {name: np.array(before[name] - value) for name, value in state.params.items()}
+    return float(output.nll_sum / output.n_supervised), moved
+
+
+@pytest.mark.parametrize(
+    "overrides", [{}, WHOLE, {"train__grad_checkpoint": True}], ids=["lora", "whole", "recomputed"]
+)
+@pytest.mark.parametrize("n_fillers", [0, 2])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_joined_rows_have_the_gradients_of_rows_apart(
+    family: str,
+    n_fillers: int,
+    overrides: dict[str, Any],
+    checkpoint: CheckpointFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Layers run at fewer places, with the tower and the embeddings trained or not."""
+    trainable = make_trainable(checkpoint(family), **overrides)
+    backbone, batch = trainable.backbone, collate(trainable.examples, len(trainable.examples) + n_fillers)
+    monkeypatch.setattr(joined, "MOST_PLACES", 0.0)
+    loss, expected = gradients(trainable, batch)
+    assert JOINED not in backbone.embed(batch)[1]
+    assert backbone.count_places(batch) == batch.tokens.size
+    monkeypatch.setattr(joined, "MOST_PLACES", 0.99)
+    joined_loss, found = gradients(trainable, batch)
+    assert backbone.count_places(batch) == backbone.embed(batch)[0]["inputs_embeds"].shape[1] < batch.tokens.size
+    largest = max(np.abs(value).max() for value in expected.values())
+
+    assert joined_loss == pytest.approx(loss, rel=1e-6)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4 * np.abs(value).max() + 1e-6 * largest, err_msg=name)
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3"])
+def test_rows_of_other_models_stay_apart(family: str, checkpoint: CheckpointFactory) -> None:
+    """One counts positions by itself, and one has windows."""
+    trainable = make_trainable(checkpoint(family))
+    batch = collate(trainable.examples, 2 * len(trainable.examples))
+
+    assert not trainable.backbone.joins
+    assert JOINED not in trainable.backbone.embed(batch)[1]
+    assert trainable.backbone.count_places(batch) == batch.tokens.size

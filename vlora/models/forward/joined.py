@@ -1,0 +1,104 @@
+"""Padded rows joined to one: layers run at places of tokens alone, attention in a row for each example. Pure.
+
+A batch of rows of unequal lengths has a tenth to a third of padding, and all layers but attention run at each place by
+itself. What the language model reads is moved once, behind the embedding. The batch stays as it is, and so do the flat
+places b T + t of its tokens.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from ...ops.buckets import SMALLEST_BUCKET, bucket_length
+from ...ops.cuda_kernels import on_cuda
+from ...ops.functional import take_rows
+from ...types import Tree
+from .attention_masks import TILE
+from .lm_inputs import SEGMENTS, Layouts, LMInputs, PadSpec
+from .segments import PLACES, ROWS, Span
+
+JOINED, SOURCES = "joined_places", "joined_sources"
+"""Inputs of a language model: i32[B T], where in the joined row each place of the batch stands, -1 where nowhere; and
+i32[N], which place of the batch stands at each place of the joined row."""
+
+MOST_PLACES = 0.9
+"""Places of the joined row, over those of the batch, from which on moving them is not worth it."""
+
+POSITIONS = "position_ids"
+
+
+def can_join(fields: Tree, layouts: Layouts) -> bool:
+    """Whether all inputs of a language model have an entry for each token, positions that begin anew among them.
+
+    Models that count positions by themselves would count on from row to row. That changes no result but by rounding,
+    which grows with the positions.
+
+    Args:
+        fields: The inputs.
+        layouts: Theirs.
+    """
+    return (
+        POSITIONS in fields
+        and not layouts[POSITIONS].counts_places
+        and all(name in layouts and _is_flat(layouts[name]) for name in fields)
+    )
+
+
+def plan_joined(spans: Sequence[Span], n_rows: int, length: int) -> LMInputs | None:
+    """Find where the places of rows stand in one row.
+
+    Args:
+        spans: Of the batch's examples.
+        n_rows: B.
+        length: T.
+
+    Returns:
+        `JOINED`, `SOURCES`, and what keeps examples apart: `ROWS`, `PLACES` and `SEGMENTS`. None where it is not worth
+        it.
+    """
+    multiple = TILE if on_cuda() else SMALLEST_BUCKET
+    n_joined = bucket_length(sum(count for _, _, count in spans), multiple)
+    if n_joined > MOST_PLACES * n_rows * length:
+        return None
+    width = -(-length // multiple) * multiple
+    joined = np.full((n_rows, length), -1, dtype=np.int32)
+    rows = np.full((n_rows, width), -1, dtype=np.int32)
+    sources, places, segments = (np.full(n_joined, value, dtype=np.int32) for value in (0, -1, 0))
+    end = 0
+    for number, (row, start, count) in enumerate(spans, start=1):
+        own, within = np.arange(end, end + count), np.arange(start, start + count)
+        joined[row, within] = rows[row, within] = own
+        sources[own], places[own], segments[own] = row * length + within, row * width + within, number
+        end += count
+    # Padding repeats the last place: zeros give NaN in some families.
+    sources[end:] = sources[end - 1]
+    found = {JOINED: joined.reshape(-1), SOURCES: sources, ROWS: rows, PLACES: places[None], SEGMENTS: segments[None]}
+    return {name: mx.array(value) for name, value in found.items()}
+
+
+def join_inputs(fields: Tree, plan: LMInputs, layouts: Layouts) -> Tree:
+    """Move inputs of rows, f[B, T, ...], to those of the joined row, f[1, N, ...]."""
+    sources = plan[SOURCES]
+    return {name: _move(value, layouts[name], sources, (1, sources.size)) for name, value in fields.items()}
+
+
+def part_gradients(fields: Tree, plan: LMInputs, layouts: Layouts, shape: tuple[int, ...]) -> Tree:
+    """Move gradients of the joined row's inputs, f[1, N, ...], back to rows, f[B, T, ...]: zeros at padding."""
+    return {name: _move(value, layouts[name], plan[JOINED], shape) for name, value in fields.items()}
+
+
+def _is_flat(spec: PadSpec) -> bool:
+    """Whether its tokens' axis is the one behind its rows' axis."""
+    return spec.follows_tokens and spec.token_axes == (spec.batch_axis + 1,)
+
+
+def _move(value: Tree, spec: PadSpec, places: mx.array, shape: tuple[int, ...]) -> Tree:
+    """Take places of rows, of an array or a list of them, and lay them out as rows of `shape`."""
+    if isinstance(value, (list, tuple)):
+        return [_move(layer, spec, places, shape) for layer in value]
+    axis = spec.batch_axis % value.ndim
+    before, behind = value.shape[:axis], value.shape[axis + 2 :]
+    flat = value.reshape(*before, -1, *behind)
+    moved = mx.take(flat, places, axis=axis) if axis else take_rows(flat, places)
+    return moved.reshape(*before, *shape, *behind)

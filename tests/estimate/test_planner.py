@@ -4,18 +4,18 @@ import mlx.core as mx
 import pytest
 
 from vlora.estimate.planner import find_queue
-from vlora.memory.command_buffers import DIVIDED_MB, MB_VARIABLE, OPS_VARIABLE
+from vlora.memory.command_buffers import DIVIDED_MB, LARGE_OPERATIONS, MB_VARIABLE, OPS_VARIABLE
 from vlora.recipe.resources import MemorySection
 
 
 @pytest.mark.parametrize(
     ("capability", "memory", "key", "environment", "expected"),
     [
-        ((9, 0), 80, None, {}, (100, 400)),
-        ((9, 0), 80, 200, {MB_VARIABLE: "300"}, (100, 200)),
+        ((9, 0), 80, None, {}, (LARGE_OPERATIONS, 400)),
+        ((9, 0), 80, 200, {MB_VARIABLE: "300"}, (LARGE_OPERATIONS, 200)),
         ((9, 0), 80, None, {MB_VARIABLE: "300", OPS_VARIABLE: "7"}, (7, 300)),
-        ((9, 0), 80, None, {MB_VARIABLE: "none"}, (100, 0)),
-        ((12, 0), 32, None, {}, (100, 160)),
+        ((9, 0), 80, None, {MB_VARIABLE: "none"}, (LARGE_OPERATIONS, 0)),
+        ((12, 0), 32, None, {}, (LARGE_OPERATIONS, 160)),
         ((8, 0), 80, None, {}, (20, 400)),
         ((12, 1), 128, None, {}, (20, 25)),
         ((8, 9), 24, None, {}, (20, 100)),

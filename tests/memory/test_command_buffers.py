@@ -7,12 +7,14 @@ from vlora.memory.command_buffers import (
     CUDA_OTHERS,
     DIVIDED_MB,
     LARGE_MB,
+    LARGE_OPERATIONS,
     MB_VARIABLE,
     METAL,
     METAL_OTHERS,
     OPS_VARIABLE,
     BufferLimits,
     default_max_mb_per_buffer,
+    default_max_operations,
     find_buffer_limits,
     own_buffer_limits,
 )
@@ -59,6 +61,13 @@ def test_divided_weights_have_smaller_ones() -> None:
     assert find_buffer_limits(H100, None, {MB_VARIABLE: "300"}, is_divided=True).n_mb == 300
 
 
+def test_the_largest_take_more_operations() -> None:
+    """Where MLX's own end by their operations, and the limit in "MB" keeps them small."""
+    assert default_max_operations(H100) == LARGE_OPERATIONS
+    for device in (SPARK, ULTRA, {}):
+        assert default_max_operations(device) is None
+
+
 def test_the_recipe_comes_before_the_environment() -> None:
     """Then comes vlora's own limit, then MLX's."""
     environment = {MB_VARIABLE: "300", OPS_VARIABLE: "7"}
@@ -66,8 +75,8 @@ def test_the_recipe_comes_before_the_environment() -> None:
 
     assert find_buffer_limits(H100, 50, environment) == BufferLimits(n_operations=7, n_mb=50)
     assert find_buffer_limits(H100, None, environment) == BufferLimits(n_operations=7, n_mb=300)
-    assert find_buffer_limits(H100, None, {}) == BufferLimits(n_operations=100, n_mb=400)
-    assert find_buffer_limits(large, None, {}) == BufferLimits(n_operations=100, n_mb=LARGE_MB)
+    assert find_buffer_limits(H100, None, {}) == BufferLimits(n_operations=LARGE_OPERATIONS, n_mb=400)
+    assert find_buffer_limits(large, None, {}) == BufferLimits(n_operations=LARGE_OPERATIONS, n_mb=LARGE_MB)
 
 
 @pytest.mark.parametrize(("text", "number"), [("12", 12), (" 12", 12), ("12 MB", 12), ("-1", -1), ("many", 0), ("", 0)])

@@ -1,7 +1,7 @@
 """What a run refuses before its first step: states, adapters and weights that do not fit or are not whole."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from vlora import init_state, make_optimizer
 from vlora.build import load_data, load_model
 from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Warned
-from vlora.memory.command_buffers import DIVIDED_MB, MB_VARIABLE
+from vlora.memory.command_buffers import DIVIDED_MB, LARGE_OPERATIONS, MB_VARIABLE, OPS_VARIABLE
 from vlora.output.checkpoint import load_state
 from vlora.output.paths import STATE_NAME
 
@@ -44,13 +44,14 @@ def test_divided_weights_have_small_command_buffers(
 ) -> None:
     """On a card they are chosen before anything has run there."""
     info = {"compute_capability_major": 9, "compute_capability_minor": 0, "total_memory": 81559 * 2**20}
-    chosen: list[int] = []
+    chosen: list[Mapping[str, str]] = []
 
-    def begin_with(size: int) -> bool:
-        chosen.append(size)
+    def begin_with(variables: Mapping[str, str]) -> bool:
+        chosen.append(variables)
         raise InterruptedError
 
-    monkeypatch.delenv(MB_VARIABLE, raising=False)
+    for name in (MB_VARIABLE, OPS_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("vlora.run.start.open_ranks", lambda: SimpleNamespace(size=size, is_first=False))
     monkeypatch.setattr("vlora.memory.limits.device_kind", lambda: "cuda")
     monkeypatch.setattr("vlora.memory.limits._begin_with", begin_with)
@@ -58,7 +59,7 @@ def test_divided_weights_have_small_command_buffers(
     keys = {"train__shard": shard, "train__grad_checkpoint": True}
     with pytest.raises(InterruptedError):
         run(make_recipe(tmp_path / "none", rows, tmp_path / "out", **keys))
-    assert chosen == [expected]
+    assert chosen == [{MB_VARIABLE: str(expected), OPS_VARIABLE: str(LARGE_OPERATIONS)}]
 
 
 def test_no_run_begins_among_its_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

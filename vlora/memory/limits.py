@@ -1,7 +1,7 @@
 """Limits of the memory that MLX may take during a run, and errors that say that there is too little."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from ..errors import OutOfMemoryError, RecipeError
 from ..events import Device
 from ..recipe.resources import MemorySection
 from ..types import Batch
-from .command_buffers import MB_VARIABLE, default_max_mb_per_buffer
+from .command_buffers import MB_VARIABLE, OPS_VARIABLE, default_max_mb_per_buffer, default_max_operations
 from .shortage import is_out_of_memory, too_large_dimension
 
 GIGA = 1e9
@@ -63,7 +63,8 @@ def set_max_mb_per_buffer(section: MemorySection, *, is_divided: bool = False) -
     """Fix how much work MLX sends to a CUDA device in one command buffer, for the rest of the process.
 
     MLX reads it from the environment when it makes its first stream. Without `max_mb_per_buffer` what the environment
-    says stays, and else the largest command buffers are lowered in proportion to the card, if that is still possible.
+    says stays, and else the largest command buffers are lowered in proportion to the card, if that is still possible;
+    they take more operations then.
 
     Args:
         section: The recipe's.
@@ -73,13 +74,16 @@ def set_max_mb_per_buffer(section: MemorySection, *, is_divided: bool = False) -
         RecipeError: `max_mb_per_buffer` is given, and there is no GPU, or MLX has read another value already.
     """
     given, kind = section.max_mb_per_buffer, device_kind()
-    wanted = given
-    if wanted is None and kind == "cuda" and MB_VARIABLE not in os.environ:
-        wanted = default_max_mb_per_buffer(mx.device_info(), is_divided=is_divided)
-    if wanted is None or (kind != "cpu" and os.environ.get(MB_VARIABLE) == str(wanted)):
+    wanted = {MB_VARIABLE: given}
+    if kind == "cuda":
+        info = mx.device_info()
+        wanted[OPS_VARIABLE] = None if OPS_VARIABLE in os.environ else default_max_operations(info)
+        if given is None and MB_VARIABLE not in os.environ:
+            wanted[MB_VARIABLE] = default_max_mb_per_buffer(info, is_divided=is_divided)
+    variables = {name: str(number) for name, number in wanted.items() if number is not None}
+    if kind == "cuda" and variables and _begin_with(variables):
         return
-    is_set = kind == "cuda" and _begin_with(wanted)
-    if is_set or given is None:
+    if given is None or (kind != "cpu" and os.environ.get(MB_VARIABLE) == str(given)):
         return
     reasons = {
         "cpu": "only GPUs are sent work in command buffers; leave it out",
@@ -180,23 +184,25 @@ def check_weights_fit(section: MemorySection, module: nn.Module, n_elsewhere: in
         raise RecipeError(msg)
 
 
-def _begin_with(max_mb: int) -> bool:
-    """Set the environment variable and make MLX's first stream; do nothing if it has made one before.
+def _begin_with(variables: Mapping[str, str]) -> bool:
+    """Set environment variables and make MLX's first stream; do nothing if it has made one before.
 
     Only the number of a new stream tells how many there are. The first one becomes this thread's default, as the one
     that MLX makes on demand would; a later one stays unused.
     """
-    before = os.environ.get(MB_VARIABLE)
-    os.environ[MB_VARIABLE] = str(max_mb)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     stream = mx.new_stream(mx.default_device())
     is_first = str(stream).endswith(", 0)")
     if is_first:
         mx.set_default_stream(stream)  # stream: each thread has its own default one, and no array is there yet
-    elif before is None:
-        del os.environ[MB_VARIABLE]
-    else:
-        os.environ[MB_VARIABLE] = before
-    return is_first
+        return True
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+    return False
 
 
 def _wire(wired_gb: float) -> int:

@@ -15,17 +15,21 @@ class Made:
 
     Attributes:
         settings: What its configuration has in transformers otherwise than in tests/families, by section.
+        both: What both programs are given otherwise than tests/families have it.
         reads_saved: Whether mlx-vlm is given the configuration that transformers saves, where the one of tests/families
             leaves entries out that the two programs take otherwise.
         part: The part of transformers' model that reads and writes text; "" where all of it does.
         reads: Which rows of tests/families: images, text, or both.
+        spelled: Parts of names that transformers writes otherwise than they were published, and how they were.
         note: What the table says of it besides.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
+    both: Mapping[str, Any] = field(default_factory=dict)
     part: str = ""
     reads: tuple[int, ...] = (0, 1, 2)
     reads_saved: bool = False
+    spelled: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
 
@@ -86,9 +90,43 @@ MADE: Mapping[str, Made] = {
         note="with dense layers, as transformers has them, and not with those of a hybrid Granite",
     ),
     "llama4": Made(settings={"text_config": {"attn_temperature_tuning": True}}, reads=TEXT),
+    "kimi_k25": Made(
+        settings={
+            "tie_word_embeddings": False,
+            "image_token_id": IMAGE_TOKEN,
+            "projection_hidden_size": 32,
+            "text_config": {"tie_word_embeddings": False, "routed_scaling_factor": 1.0},
+            "vision_config": {
+                "model_type": "kimi_k25_vision",
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "pos_emb_height": 4,
+                "pos_emb_width": 4,
+            },
+        },
+        spelled={
+            "language_model.model.blocks.": "language_model.model.layers.",
+            "model.mm_projector.": "mm_projector.",
+            "vision_tower.encoder.patch_embed.": "vision_tower.patch_embed.",
+        },
+        note="transformers saves a few names otherwise than they were published: the language model's layers as blocks",
+    ),
+    "step3p7": Made(
+        both={"text_config": {"attention_other_setting": {"num_attention_heads": 6, "num_attention_groups": 2}}},
+        note="with as many heads of keys in all layers, as transformers has them",
+    ),
     "qwen3_omni_moe": Made(
         settings={"talker_config": {"spatial_merge_size": 2}},
         part="thinker",
         note="in transformers its thinker, which reads images and writes text, is trained by itself",
     ),
 }
+
+
+def join(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Overwrite entries of a nested configuration."""
+    joined = dict(one)
+    for key, value in other.items():
+        own = joined.get(key)
+        joined[key] = join(own, value) if isinstance(own, Mapping) and isinstance(value, Mapping) else value
+    return joined

@@ -6,19 +6,21 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
 from .generate import TorchRow
-from .made_cases import IMAGE_TOKEN, MADE
+from .made_cases import IMAGE_TOKEN, MADE, join
 from .stages import make_parser
+
+PYTORCH = {"format": "pt"}
+"""What a file of transformers' says of its layout."""
 
 
 def make_checkpoint(family: str, work: Path) -> None:
@@ -41,15 +43,16 @@ def make_checkpoint(family: str, work: Path) -> None:
         files.append(whole / "config.json")
     for file in files:
         (work / "model" / file.name).write_bytes(file.read_bytes())
+    if case.spelled:
+        for file in (work / "model").glob("*.safetensors"):
+            save_file({spell(name, case.spelled): value for name, value in load_file(file).items()}, file, PYTORCH)
 
 
-def join(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Overwrite entries of a nested configuration."""
-    joined = dict(one)
-    for key, value in other.items():
-        own = joined.get(key)
-        joined[key] = join(own, value) if isinstance(own, Mapping) and isinstance(value, Mapping) else value
-    return joined
+def spell(name: str, spelled: Mapping[str, str]) -> str:
+    """Give a parameter the name that it was published under."""
+    for part, published in spelled.items():
+        name = name.replace(part, published)
+    return name
 
 
 def draw_weights(model: nn.Module) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from tests.families import FAMILIES, examples
 from vlora import Example
 
-from .made_cases import MADE
+from .made_cases import MADE, join
 from .mlx_side import encode_rows
 from .stages import make_parser
 
@@ -47,7 +47,8 @@ def reference_inputs(row: Example) -> dict[str, Any]:
     """Give a row's inputs as transformers' model takes them.
 
     Where mlx-vlm takes a list of images of patches side by side (MiniCPM-V), transformers takes all in one line; the
-    axes of positions (HunYuan) before the rows; and patches (PaddleOCR-VL) without an axis of rows.
+    axes of positions (HunYuan) before the rows; patches (PaddleOCR-VL) without an axis of rows; and grids of frames
+    (Kimi K2.5), of which an image is one.
     """
     inputs = dict(row.inputs)
     pixels = inputs.get("pixel_values")
@@ -56,6 +57,12 @@ def reference_inputs(row: Example) -> dict[str, Any]:
     places = inputs.get("position_ids")
     if places is not None and places.ndim == 3:
         inputs["position_ids"] = np.swapaxes(places, 0, 1)
+    if (grids := inputs.pop("image_grid_hws", None)) is not None:
+        inputs["image_grid_thw"] = np.insert(grids, 0, 1, axis=1)
+    if (counts := inputs.pop("num_patches", None)) is not None:
+        inputs["num_local_patches"] = np.array(counts)
+    if (crops := inputs.pop("patch_pixel_values", None)) is not None:
+        inputs["pixel_values_local"] = crops
     if isinstance(inputs.get("pixel_values"), list):
         (images,), (sizes,) = inputs["pixel_values"], inputs["tgt_sizes"]
         return {"pixel_values": np.concatenate(images, axis=-1)[None], "target_sizes": sizes}
@@ -65,7 +72,7 @@ def reference_inputs(row: Example) -> dict[str, Any]:
 def write(family: str, folder: Path) -> None:
     """Write a family's configuration and rows for the other side."""
     (folder / "model").mkdir(parents=True, exist_ok=True)
-    (folder / "model" / "config.json").write_text(json.dumps(dict(FAMILIES[family].config)))
+    (folder / "model" / "config.json").write_text(json.dumps(join(FAMILIES[family].config, MADE[family].both)))
     arrays = {}
     for number, row in enumerate(read_rows(family, folder / "model")):
         arrays[f"{number}.tokens"] = mx.array(row.tokens)

@@ -21,10 +21,12 @@ class Exchange:
     Attributes:
         meaning: What it is, for the table's readers.
         lora: The recipe's section.
+        instead_of: Another adapter that has all of it; this one is for families that cannot have that.
     """
 
     meaning: str
     lora: Mapping[str, Any] = field(default_factory=dict)
+    instead_of: str = ""
 
 
 EXCHANGES: Mapping[str, Exchange] = {
@@ -40,6 +42,11 @@ EXCHANGES: Mapping[str, Exchange] = {
     "experts": Exchange(
         meaning="LoRA on the experts of mixtures", lora={"rank": 4, "alpha": 8.0, "targets": ("experts",)}
     ),
+    "tower": Exchange(
+        meaning="LoRA on attention, tower and connector of mixtures, which cannot have experts beside them",
+        lora={"rank": 4, "alpha": 8.0, "targets": ("attention", "vision", "connector")},
+        instead_of="lora",
+    ),
     "tables": Exchange(
         meaning="LoRA on attention, beside trained embeddings and head",
         lora={"rank": 4, "alpha": 8.0, "targets": ("attention",), "train_embeddings": True, "train_head": True},
@@ -54,12 +61,8 @@ LEFT_OUT = {
     "its factors are the same to the bit, without the four keys and values that nothing reads",
     "gemma4_unified": "transformers gives layers of full attention a v_proj that mlx-vlm's tiny model has not",
     "glm5_next": "transformers wants an indexer in front of each layer that shares one, which the tiny model has not",
-    "kimi_k25": "transformers saves other names than were published (the language model's layers as blocks, as the "
-    "tower's are), which mlx-vlm does not read",
     "florence2": "it is no decoder alone, and transformers makes no model of the tiny configuration",
     "molmo2": "transformers spells the tower's configuration otherwise; its rows' patches were not compared",
-    "step3p7": "its tower's rows are permuted by transformers, which export refuses; its language model, compared once "
-    "with as many heads in all layers, has its logits in PEFT and back up to 7e-6",
     "unlimited_ocr": "its towers have one size in transformers, of 404 arrays, which the tiny model has not",
     "muse_spark": "vlora does not train it: its layers in mlx-vlm are Metal kernels without gradients",
 }

@@ -28,15 +28,17 @@ PROGRAMS = """
 ## vLLM and llama.cpp
 
 Read with vLLM 0.33.0's own source, without a GPU (`tests/golden/vllm_names.py`): its parser and each class's
-`hf_to_vllm_mapper` take all 3,494 names of the 77 folders that `--to vllm` writes of the adapters above (28 families),
-and 84 of three folders of Qwen3-Omni's,
+`hf_to_vllm_mapper` take all 3,772 names of the 82 folders that `--to vllm` writes of the adapters above (28 families),
+and 136 of four folders of Qwen3-Omni's,
 and give names that begin as the modules of its classes do. Refused with a sentence, and not written: DoRA and trained
 tables of all families; all adapters of mllama, idefics2 and aya_vision, for which it has no class, and of
-llava_onevision and minimax_m3_vl, whose classes take none; towers of mistral3, internvl, muse_glimmer, cohere_compass
-and both MiniCPM-V, which it passes over. `vlora/export/vllm_classes.py` is read out of the same source.
+llava_onevision, minimax_m3_vl, kimi_k25 and step3p7, whose classes take none; towers of mistral3, internvl,
+muse_glimmer, cohere_compass and both MiniCPM-V, which it passes over. `vlora/export/vllm_classes.py` is read out of the
+same source.
 
 llama.cpp's `convert_lora_to_gguf.py` (of llama-cpp-python 0.3.36) converts the folders that `--to gguf` writes of the
-rsLoRA adapters of qwen3_vl, qwen2_vl and llava (28 of 28 tensors each) and of gemma3 (56 of 56).
+rsLoRA adapters of qwen3_vl, qwen2_vl and llava (28 of 28 tensors each) and of gemma3 (56 of 56), and of the PiSSA
+adapter of qwen2_vl (28 of 28); alpha is the rank in each, and the numbers are those of the folders.
 """
 """What was seen with programs that are no part of the tests."""
 
@@ -139,8 +141,11 @@ def describe(cell: Mapping[str, Any]) -> str:
 
 def read_rows_before() -> dict[str, list[str]]:
     """Read the cells of the table that is there, by family: families that are not compared again keep theirs."""
-    rows = (line.strip("| ").split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("| "))
-    return {family: cells for family, *cells in rows if family in FAMILIES}
+    (_, *names), *rows = (
+        line.strip("| ").split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("| ")
+    )
+    known = {family: dict(zip(names, cells, strict=True)) for family, *cells in rows if family in FAMILIES}
+    return {family: [cells.get(name, "-") for name in EXCHANGES] for family, cells in known.items()}
 
 
 def document(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -169,7 +174,11 @@ def document(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         f"|---|{'---|' * len(EXCHANGES)}",
     ]
     lines += [f"| {family} | {' | '.join(rows[family])} |" for family in FAMILIES if family in rows]
-    lines += ["", "A dash: the family has no such layers, or no adapter may have them together.", ""]
+    lines += [
+        "",
+        "A dash: the family has no such layers, no adapter may have them together, or another column has them.",
+        "",
+    ]
     lines += [
         f"- {family}: transformers writes the checkpoint, and rows are those of tests/families"
         + (", without images: what the towers make of them differs or was not compared" if case.reads == TEXT else "")

@@ -24,7 +24,7 @@ import transformers
 from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import GroupWeightRename
+from transformers.core_model_loading import GroupWeightRename, PermuteForRope
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -94,7 +94,7 @@ def describe(model: Any) -> dict[str, Any]:
     the class that opens a checkpoint where `AutoModelForImageTextToText` does not.
     """
     templates = {re.sub(r"(?<=\.)\d+(?=\.)", "#", name) for name in model.state_dict()}
-    steps = [serialize(step) for step in get_model_conversion_mapping(model)]
+    steps = [serialize(step, model.config) for step in get_model_conversion_mapping(model)]
     moved = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, ""), {})
     return {
         "prefix": model.base_model_prefix,
@@ -106,8 +106,8 @@ def describe(model: Any) -> dict[str, Any]:
     }
 
 
-def serialize(step: Any) -> dict[str, Any]:
-    """Write one renaming as data."""
+def serialize(step: Any, config: Any) -> dict[str, Any]:
+    """Write one renaming of a model with this configuration as data."""
     found: dict[str, Any] = {"pattern": step.compiled_sources.pattern, "targets": step.target_patterns}
     if step.scope_prefix is not None:
         found["scope"] = [step.base_model_prefix or "", step.scope_prefix]
@@ -115,13 +115,16 @@ def serialize(step: Any) -> dict[str, Any]:
         found["guard"] = step.source_patterns[0]
     if operations := getattr(step, "operations", ()):
         found["sources"] = step.source_patterns
-        found["operations"] = [[type(one).__name__, arguments(one)] for one in operations]
+        found["operations"] = [[type(one).__name__, arguments(one, config)] for one in operations]
     return found
 
 
-def arguments(operation: Any) -> dict[str, Any]:
-    """List the plain numbers of an operation."""
-    return {key: value for key, value in vars(operation).items() if isinstance(value, (int, str, bool))}
+def arguments(operation: Any, config: Any) -> dict[str, Any]:
+    """List the plain numbers and names of an operation, and the heads of which one orders rows, where none are said."""
+    found = {key: value for key, value in vars(operation).items() if isinstance(value, (int, str, bool, list))}
+    if isinstance(operation, PermuteForRope):
+        found["default_heads"] = getattr(config, operation.subconfig_key or "", config).num_attention_heads
+    return found
 
 
 def main() -> None:

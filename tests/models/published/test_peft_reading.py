@@ -91,6 +91,26 @@ def test_what_was_written_is_read_back_to_the_bit(is_joined: bool) -> None:
         np.testing.assert_array_equal(arrays[f"{name}.lora_b"], expected.b)
 
 
+def test_parts_of_one_layer_share_its_factor() -> None:
+    """Where a head's rows lie in another order, a layer is many parts; each of transformers' layers counts once."""
+    even, odd = (slice(start, start + 3, 2) for start in (0, 1))
+    columns = slice(0, 5)
+    found = places(
+        Link("qk.weight", (even, columns), "q.weight", (slice(0, 2), columns), (0, 1), (4, 5)),
+        Link("qk.weight", (odd, columns), "q.weight", (slice(2, 4), columns), (0, 1), (4, 5)),
+        link("qk", "k", rows=4, total=4, own_start=4),
+    )
+    theirs = factors("q", outputs=4) | factors("k", outputs=4)
+    arrays, config = from_peft(theirs, CONFIG, found, "x")
+    assert config["lora_parameters"]["rank"] == 2 * 2
+    update = update_of(arrays, config, "qk")
+    np.testing.assert_allclose(update[[0, 2, 1, 3]], 2 * product(theirs, "q"), rtol=1e-6)
+    np.testing.assert_allclose(update[4:], 2 * product(theirs, "k"), rtol=1e-6)
+    own = Factors(a=arrays["qk.lora_a"], b=arrays["qk.lora_b"])
+    back, _ = from_peft(lay_out({"qk": found.links["qk.weight"]}, {"qk": own}).arrays, CONFIG | {"r": 4}, found, "x")
+    assert all(np.array_equal(value, arrays[name]) for name, value in back.items())
+
+
 def test_a_joint_layer_of_another_program_is_divided() -> None:
     """Its one factor A goes to each of the model's layers."""
     arrays = factors("qv", outputs=6)

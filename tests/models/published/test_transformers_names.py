@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from vlora.models.published.tracing import trace
 from vlora.models.published.transformers_names import TransformersNames, find_transformers_names
 
 
@@ -48,6 +49,49 @@ def test_experts_are_joined() -> None:
     joined = np.array(made["model.language_model.layers.1.mlp.experts.gate_up_proj"])
     assert joined.shape == (12, 6, 2)
     np.testing.assert_array_equal(joined[11, :, 0], [110, 110, 110, 111, 111, 111])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "section", "published", "expected"),
+    [
+        ("kimi_k25", {"num_heads": 2}, "vision_tower.encoder.blocks.0.wqkv", "model.vision_tower.layers.0.attn"),
+        (
+            "step3p7",
+            {"heads": 2},
+            "vision_model.transformer.resblocks.0.attn.in_proj_weight",
+            "model.vision_model.layers.0.self_attn",
+        ),
+    ],
+)
+def test_rows_of_rotated_heads_lie_in_another_order(
+    model_type: str, section: dict[str, int], published: str, expected: str
+) -> None:
+    """Of each head's queries and keys the even rows come before the odd ones; values stay, and all can be traced."""
+    names = find_transformers_names({"model_type": model_type, "vision_config": section})
+    assert names is not None
+    name = published if published.endswith("_weight") else f"{published}.weight"
+    rows = mx.arange(24, dtype=mx.float32)[:, None] + mx.zeros((24, 3))
+    made = {key: np.array(value)[:, 0].tolist() for key, value in names.convert({name: rows}).items()}
+    order = [0, 2, 1, 3, 4, 6, 5, 7]
+    assert made == {
+        f"{expected}.q_proj.weight": order,
+        f"{expected}.k_proj.weight": [8 + row for row in order],
+        f"{expected}.v_proj.weight": [16 + row for row in range(8)],
+    }
+    pieces = trace(names.convert, {name: (24, 3)})[f"{expected}.k_proj.weight"]
+    read = np.zeros(8)
+    for piece in pieces:
+        read[piece.target[0]] = piece.read(np.array(rows))[:, 0]
+    assert read.tolist() == [8 + row for row in order]
+
+
+def test_heads_that_no_configuration_counts_are_transformers_own() -> None:
+    """Published configurations of Kimi K2.5 call their number otherwise, which transformers does not read either."""
+    names = find_transformers_names({"model_type": "kimi_k25", "vision_config": {"vt_num_attention_heads": 2}})
+    assert names is not None
+    rows = mx.arange(3 * 64, dtype=mx.float32)[:, None]
+    made = names.convert({"vision_tower.encoder.blocks.0.wqkv.weight": rows})
+    assert np.array(made["model.vision_tower.layers.0.attn.q_proj.weight"])[:8, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
 def test_unknown_architectures_have_none() -> None:

@@ -241,18 +241,17 @@ class _Reading:
         if len(parts[0][0].own_box) == 3:  # noqa: PLR2004 - a stack
             return self._join_experts(name, parts)
         n_outputs = max(link.own_box[0].stop for link, _ in parts)
-        rank = sum(layer.a.shape[0] for _, layer in parts)
-        a, b = np.concatenate([layer.a for _, layer in parts]), np.zeros((n_outputs, rank), first.b.dtype)
+        # Parts of one of transformers' layers share its factor A, and so do layers for which it was repeated.
+        factors = _distinct([layer.a for _, layer in parts])
+        starts = np.cumsum([0, *(len(a) for a in factors)])
+        b = np.zeros((n_outputs, int(starts[-1])), first.b.dtype)
         m = None if first.m is None else np.zeros(n_outputs, first.b.dtype)
-        start = 0
         for link, layer in parts:
-            b[link.own_box[0], start : (start := start + layer.a.shape[0])] = layer.b
+            place = next(place for place, a in enumerate(factors) if np.array_equal(a, layer.a))
+            b[link.own_box[0], starts[place] : starts[place + 1]] = layer.b
             if m is not None:
                 m[link.own_box[0]] = layer.m
-        if all(np.array_equal(layer.a, first.a) for _, layer in parts):
-            # One factor A that was repeated.
-            a, b = first.a, sum(b[:, part : part + len(first.a)] for part in range(0, rank, len(first.a)))  # type: ignore[assignment]
-        return _Layer(a, b, first.scale, m)
+        return _Layer(np.concatenate(factors), b, first.scale, m)
 
     def _join_experts(self, name: str, parts: Sequence[tuple[Link, _Layer]]) -> _Layer:
         """Stack what the experts have of transformers' layers or stacks."""
@@ -293,6 +292,15 @@ def axes_of(link: Link) -> tuple[int, int]:
     long = [axis for axis, part in enumerate(link.own_box) if part.stop - part.start > 1]
     order = [long[axis] for axis in link.turn]
     return (2, 1) if order.index(2) < order.index(1) else (1, 2)
+
+
+def _distinct(arrays: Sequence[Array]) -> list[Array]:
+    """List arrays in their order, equal ones once."""
+    found: list[Array] = []
+    for value in arrays:
+        if not any(np.array_equal(value, other) for other in found):
+            found.append(value)
+    return found
 
 
 def _blocks(layer: _Layer, rows: Sequence[int]) -> list[slice]:

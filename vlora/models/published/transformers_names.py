@@ -16,6 +16,9 @@ import mlx.core as mx
 
 TABLE = Path(__file__).with_name("transformers_names.json")
 
+HEADS = ("num_attention_heads", "heads", "num_heads")
+"""How configurations call the number of heads."""
+
 WITHOUT: Mapping[str, str] = {"granite4_vision": "shared_mlp"}
 """Parts that published models of an architecture may have, and transformers' never: the layers of a hybrid Granite."""
 
@@ -102,8 +105,9 @@ class TransformersNames:
         opener: transformers' class that opens a checkpoint.
     """
 
-    def __init__(self, found: Mapping[str, Any]) -> None:
-        """Take an entry of the table."""
+    def __init__(self, found: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Take an entry of the table, and the model's config.json."""
+        self._config = config
         self._prefix: str = found["prefix"]
         self.tied: Mapping[str, str] = found["tied"]
         self.taken_for_experts: frozenset[str] = frozenset(found.get("peft_moves", ()))
@@ -167,7 +171,7 @@ class TransformersNames:
             else:
                 made[renamed] = weights[name]
         for target, (converter, given) in waiting.items():
-            made.update(_compute(converter, target, given))
+            made.update(_compute(converter, target, given, self._config))
         return made
 
 
@@ -184,7 +188,7 @@ def find_transformers_names(config: Mapping[str, Any]) -> TransformersNames | No
         # mlx-vlm's name of a LLaVA whose tower is Pixtral's.
         kind, tower = "llava", "pixtral"
     entry = found.get(f"{kind}/{tower}") or found.get(str(kind))
-    return None if entry is None else TransformersNames(entry)
+    return None if entry is None else TransformersNames(entry, config)
 
 
 def _in_order(name: str) -> list[tuple[int, int, str]]:
@@ -192,7 +196,9 @@ def _in_order(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
 
 
-def _compute(step: _Step, target: str, given: dict[str, list[mx.array]]) -> dict[str, mx.array]:
+def _compute(
+    step: _Step, target: str, given: dict[str, list[mx.array]], config: Mapping[str, Any]
+) -> dict[str, mx.array]:
     """Do what a rule computes; the first of its targets stands in the name."""
     arrays = [value for source in step.sources for value in given.get(source, ())]
     stacks = [given[source] for source in step.sources if source in given]
@@ -210,6 +216,12 @@ def _compute(step: _Step, target: str, given: dict[str, list[mx.array]]) -> dict
             # Where it depends on the shape: which axis is which is told by the places of the numbers.
             turned = made[0].swapaxes(settings["dim0"], settings["dim1"])
             made = [made[0] if settings.get("check_dims") else turned]
+        elif name == "PermuteForRope" and not settings["inverse"]:
+            apart = settings.get("permute_layer_names") or [""]
+            made = [
+                _part_pairs(value, settings, config) if any(layer in part for layer in apart) else value
+                for part, value in zip(step.targets, made, strict=True)
+            ]
         else:
             return {}
     first = step.targets[0].replace("\\.", ".")
@@ -217,3 +229,11 @@ def _compute(step: _Step, target: str, given: dict[str, list[mx.array]]) -> dict
         target.replace(first, part.replace("\\.", "."), 1): value
         for part, value in zip(step.targets, made, strict=True)
     }
+
+
+def _part_pairs(rows: mx.array, settings: Mapping[str, Any], config: Mapping[str, Any]) -> mx.array:
+    """Order each head's rows as a rotation of halves takes them, which were published for one of neighbours."""
+    section = config.get(settings["subconfig_key"]) or {} if settings.get("subconfig_key") else config
+    heads = next((section[key] for key in HEADS if key in section), settings["default_heads"])
+    pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)

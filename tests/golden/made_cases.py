@@ -90,6 +90,13 @@ MADE: Mapping[str, Made] = {
         note="with dense layers, as transformers has them, and not with those of a hybrid Granite",
     ),
     "llama4": Made(settings={"text_config": {"attn_temperature_tuning": True}}, reads=TEXT),
+    "gemma4_unified": Made(settings={"text_config": {"attention_k_eq_v": True}}, reads=TEXT),
+    "glm5_next": Made(
+        settings={"text_config": {"pad_token_id": None}},
+        both={"text_config": {"indexer_types": ["full"] * 4, "index_topk": 64}},
+        note="with an indexer in each layer, whose index takes all tokens of these rows; where it has to choose, both "
+        "programs choose other tokens, and why was not looked into",
+    ),
     "kimi_k25": Made(
         settings={
             "tie_word_embeddings": False,

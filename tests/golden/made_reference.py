@@ -83,7 +83,7 @@ def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
                 tensor = torch.from_numpy(value)
                 inputs[key.removeprefix(before)] = tensor if tensor.is_floating_point() else tensor.long()
         if "mm_token_type_ids" in known:
-            inputs["mm_token_type_ids"] = (tokens == IMAGE_TOKEN).long()
+            inputs["mm_token_type_ids"] = (tokens == getattr(model.config, "image_token_id", IMAGE_TOKEN)).long()
         if case.part:
             # Qwen3-Omni's thinker gives images positions of their own only beside a mask.
             inputs["attention_mask"] = torch.ones_like(tokens)

@@ -59,8 +59,6 @@ LEFT_OUT = {
     "gemma3n": "its tower has one size, of 294 million parameters, which takes more than an hour; a LoRA on all linear "
     "layers of language model, tower and connector, compared once, has its logits in PEFT up to 1e-5; back in vlora "
     "its factors are the same to the bit, without the four keys and values that nothing reads",
-    "gemma4_unified": "transformers gives layers of full attention a v_proj that mlx-vlm's tiny model has not",
-    "glm5_next": "transformers wants an indexer in front of each layer that shares one, which the tiny model has not",
     "florence2": "it is no decoder alone, and transformers makes no model of the tiny configuration",
     "molmo2": "transformers spells the tower's configuration otherwise; its rows' patches were not compared",
     "unlimited_ocr": "its towers have one size in transformers, of 404 arrays, which the tiny model has not",

@@ -28,7 +28,7 @@ PROGRAMS = """
 ## vLLM and llama.cpp
 
 Read with vLLM 0.33.0's own source, without a GPU (`tests/golden/vllm_names.py`): its parser and each class's
-`hf_to_vllm_mapper` take all 3,772 names of the 82 folders that `--to vllm` writes of the adapters above (28 families),
+`hf_to_vllm_mapper` take all 4,200 names of the 89 folders that `--to vllm` writes of the adapters above (30 families),
 and 136 of four folders of Qwen3-Omni's,
 and give names that begin as the modules of its classes do. Refused with a sentence, and not written: DoRA and trained
 tables of all families; all adapters of mllama, idefics2 and aya_vision, for which it has no class, and of

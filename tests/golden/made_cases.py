@@ -93,9 +93,9 @@ MADE: Mapping[str, Made] = {
     "gemma4_unified": Made(settings={"text_config": {"attention_k_eq_v": True}}, reads=TEXT),
     "glm5_next": Made(
         settings={"text_config": {"pad_token_id": None}},
-        both={"text_config": {"indexer_types": ["full"] * 4, "index_topk": 64}},
-        note="with an indexer in each layer, whose index takes all tokens of these rows; where it has to choose, both "
-        "programs choose other tokens, and why was not looked into",
+        both={"text_config": {"indexer_types": ["full"] * 4, "index_n_heads": 8}},
+        note="with an indexer in each layer; blocks that no head of the index scores above zero tie, and both programs "
+        "take others of such; with eight heads none does here",
     ),
     "kimi_k25": Made(
         settings={

@@ -122,6 +122,7 @@ def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list
             # Both answers of a pair show one image, by its key.
             encode=lambda sample: tuple(map(backbone.prepare, encode_answers(encoder, sample))),
             prepare_batch=backbone.prepare_batch,
+            multiple=backbone.length_multiple,
         )
         plan = step_batches(
             n_rows,

@@ -39,6 +39,18 @@ def test_batches_follow_their_plan(workers: WorkerPool) -> None:
     assert [(row.source, row.mark) for row in batch.rows] == [("valid row 0", None), ("valid row 1", None)]
 
 
+def test_lengths_are_multiples(workers: WorkerPool) -> None:
+    """Of what the loader is told."""
+    rows = make_rows()
+    loader = make_loader(workers, rows)
+    lengths = set()
+    for multiple in (32, 128):
+        ((batch,),) = attrs.evolve(loader, multiple=multiple).collate(rows, [[[0, 1]]], 1)
+        lengths.add(batch.tokens.shape[1])
+
+    assert lengths == {32, 128}
+
+
 def test_a_bad_row_comes_in_its_turn(workers: WorkerPool) -> None:
     """The batches before it are there first."""
     rows = make_rows()

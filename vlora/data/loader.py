@@ -10,6 +10,7 @@ import attrs
 
 from ..cuts import find_cuts
 from ..errors import SampleError
+from ..ops.buckets import SMALLEST_BUCKET
 from ..recipe.schema import DataSection
 from ..types import Batch, Cut, Example, RowMark, Sample
 from .collate import collate
@@ -52,6 +53,7 @@ class DataLoader:
         batch_size: Rows of a batch.
         stand_in: Makes the batch that a rank without a row runs; without one there is no batch then.
         examples_per_row: Examples of a row, as a rule at most: what is made of a batch has room for them.
+        multiple: What padded lengths are multiples of.
         workers: Threads that encode ahead.
         encode: Makes the examples of a sample; called by several threads. Several of them belong together, such as the
             two answers of a pair: they stay in one microbatch, whatever the order of the rows.
@@ -73,6 +75,7 @@ class DataLoader:
     join: Callable[[list[tuple[Example, ...]]], list[Example]] = flatten
     stand_in: Callable[[], Batch] | None = None
     examples_per_row: int = 1
+    multiple: int = SMALLEST_BUCKET
     skipped: list[str] = attrs.field(factory=list, init=False)
     first_cuts: tuple[Cut, ...] = attrs.field(default=(), init=False)
     _n_told: int = attrs.field(default=0, init=False)
@@ -100,9 +103,12 @@ class DataLoader:
         """Make batches of the rows that were encoded, and give the rows that were read with them."""
         n_rows = self.batch_size * self.examples_per_row
         kept = [self.join([row for row in rows if isinstance(row, tuple)]) for rows in found]
-        made = [collate(examples, max(n_rows, len(examples))) if examples else self.stand_in for examples in kept]
+        made = [self._collate(examples, max(n_rows, len(examples))) if examples else self.stand_in for examples in kept]
         batches = [batch() if callable(batch) else batch for batch in made if batch is not None]
         return found, [self.prepare_batch(batch) for batch in batches]
+
+    def _collate(self, examples: list[Example], n_rows: int) -> Batch:
+        return collate(examples, n_rows, multiple=self.multiple)
 
     def read(self, rows: RowDataset, indices: Iterable[int], n_ahead: int) -> Iterator[tuple[Example, ...] | None]:
         """Encode rows ahead, and give the examples of each in its turn; None of those that are skipped."""

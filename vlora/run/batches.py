@@ -82,6 +82,7 @@ def make_loader(
         # Layers whose weights are divided run on all ranks or on none; so do terms that are added up within a step.
         stand_in=stand_in if (is_linked and n_devices > 1) or backbone.shards is not None else None,
         examples_per_row=count_examples(recipe, data.train),
+        multiple=backbone.length_multiple,
     )
 
 

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tests.training import Trainable, make_trainable
 from vlora import collate, make_optimizer, make_train_step
 from vlora.models.forward import joined
+from vlora.models.forward.attention_masks import TILE
 from vlora.models.forward.joined import JOINED, SOURCES, can_join, join_inputs, part_gradients, plan_joined
 from vlora.models.forward.lm_inputs import LAYOUTS, SEGMENTS, PadSpec
 from vlora.models.forward.segments import PLACES, ROWS
+from vlora.ops.buckets import SMALLEST_BUCKET, bucket_length
 from vlora.recipe.schema import OptimSection
 from vlora.types import Batch
 
@@ -112,6 +114,22 @@ def test_joined_rows_have_the_gradients_of_rows_apart(
     assert joined_loss == pytest.approx(loss, rel=1e-6)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=1e-4 * np.abs(value).max() + 1e-6 * largest, err_msg=name)
+
+
+def test_a_card_has_few_lengths(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole tiles, where the padding is not computed; of other models, and elsewhere, as little padding as before."""
+    joining, other = (make_trainable(checkpoint(family)).backbone for family in ("qwen3_vl", "llava"))
+    assert joining.joins
+    assert joining.length_multiple == other.length_multiple == SMALLEST_BUCKET
+
+    monkeypatch.setattr(joined, "on_cuda", lambda: True)
+    assert joining.length_multiple == TILE
+    assert other.length_multiple == SMALLEST_BUCKET
+    # Sixteen rows of 60 to 100 tokens.
+    plan = plan_joined([(row, 0, 60 + 2 * row) for row in range(16)], 16, TILE)
+    assert plan is not None
+    assert plan[ROWS].shape == (16, TILE)
+    assert plan[SOURCES].size == bucket_length(sum(60 + 2 * row for row in range(16)), TILE)
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3"])

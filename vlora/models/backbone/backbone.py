@@ -14,12 +14,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from ...ops.buckets import SMALLEST_BUCKET
 from ...output.base_identity import BaseIdentity
 from ...train.backbone import Params
 from ...train.grad_checkpoint import CheckpointPart
 from ...types import Batch, Example, Tree
 from ..forward.calls import call_language_model
-from ..forward.joined import JOINED, SOURCES, can_join, join_inputs, part_gradients, plan_joined
+from ..forward.joined import JOINED, SOURCES, can_join, join_inputs, length_multiple, part_gradients, plan_joined
 from ..forward.lm_inputs import LMInputs, leaves, place_logits
 from ..forward.overrides import chain
 from ..forward.segments import attending_apart, count_causal, place_apart
@@ -105,6 +106,11 @@ class MlxVlmBackbone(Embedder):
             fields = probe_inputs(self.module, self.family)[1] if self.family.forward.packs and self.is_causal else {}
             self._joins = can_join(fields, self.family.forward.layouts)
         return self._joins
+
+    @property
+    def length_multiple(self) -> int:
+        """What the lengths of padded rows should be multiples of, so that few shapes are traced."""
+        return length_multiple() if self.joins else SMALLEST_BUCKET
 
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
         """Make the language model's inputs of a batch, and say where its examples are if they share rows.

@@ -28,6 +28,15 @@ MOST_PLACES = 0.9
 POSITIONS = "position_ids"
 
 
+def length_multiple() -> int:
+    """Say what the lengths of rows that may be joined are multiples of.
+
+    In the joined row padding costs nothing, and fewer lengths need fewer traces: on a card those are whole tiles, which
+    attention computes anyway.
+    """
+    return TILE if on_cuda() else SMALLEST_BUCKET
+
+
 def can_join(fields: Tree, layouts: Layouts) -> bool:
     """Whether all inputs of a language model have an entry for each token, positions that begin anew among them.
 
@@ -57,7 +66,7 @@ def plan_joined(spans: Sequence[Span], n_rows: int, length: int) -> LMInputs | N
         `JOINED`, `SOURCES`, and what keeps examples apart: `ROWS`, `PLACES` and `SEGMENTS`. None where it is not worth
         it.
     """
-    multiple = TILE if on_cuda() else SMALLEST_BUCKET
+    multiple = length_multiple()
     n_joined = bucket_length(sum(count for _, _, count in spans), multiple)
     if n_joined > MOST_PLACES * n_rows * length:
         return None

@@ -8,7 +8,7 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models import without_metal_kernels
+from ..models import TILE, attend_fused, without_metal_kernels
 from ..ops import functional
 from ..ops.cpu_exp import has_slow_exponentials
 from .comparison import Numbers, Shares, compare, describe_shares, normal
@@ -24,6 +24,31 @@ def check_attention(_: Path) -> str:
 def check_few_queries(_: Path) -> str:
     """Check attention with so few queries that GPUs use other kernels."""
     return describe_shares(_attention(5, 64, mask) for mask in (None, "causal"))
+
+
+def check_tiles(_: Path) -> str:
+    """Check attention as models get it on a card, and its gradient as a projection behind it gives that.
+
+    MLX keeps what it has compiled for rows of a whole tile, for those that are padded to one as well: each follows the
+    other.
+    """
+    return describe_shares(_compare_tiles(n_places) for n_places in (TILE, TILE - 28, TILE))
+
+
+def _compare_tiles(n_places: int) -> Shares:
+    n_heads, n_groups, width = 6, 2, 64
+    causal = _make_reference(np.tri(n_places, dtype=bool), width**-0.5, n_heads // n_groups)
+
+    def attend(*inputs: mx.array) -> mx.array:
+        queries, keys, values = (x.transpose(0, 2, 1, 3) for x in inputs)
+        return attend_fused(queries, keys, values, None, width**-0.5, "causal").transpose(0, 2, 1, 3)
+
+    def expected(*inputs: Numbers) -> list[Numbers]:
+        return [x.transpose(0, 2, 1, 3) for x in causal(*(x.transpose(0, 2, 1, 3) for x in inputs))]
+
+    heads = (n_heads, n_groups, n_groups, n_heads)
+    *arrays, towards = (normal(seed, 1, n_places, n, width) for seed, n in enumerate(heads))
+    return compare(attend, expected, arrays, towards, types=(mx.bfloat16,))
 
 
 def _attention(n_queries: int, width: int, mask: str | None) -> Shares:

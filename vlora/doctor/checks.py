@@ -13,7 +13,7 @@ import attrs
 
 from ..errors import CheckError
 from ..ops.cuda_kernels import on_cuda
-from .attention import check_attention, check_few_queries
+from .attention import check_attention, check_few_queries, check_tiles
 from .memory import check_limits
 from .ops import (
     check_blas,
@@ -114,6 +114,7 @@ def find_checks() -> dict[str, Callable[[Path], str]]:
         "4-bit weights": check_quantized,
     }
     if on_cuda():
+        checks["attention of whole and padded tiles"] = check_tiles
         checks["vlora's CUDA kernels"] = check_kernels
     return {
         **checks,

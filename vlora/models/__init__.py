@@ -21,6 +21,7 @@ from .encode.looking import find_image_tokens, find_roles, restore_pictures
 from .encode.measuring import RowMeasurer
 from .families.family import Family
 from .families.registry import FAMILIES, describe_family
+from .forward.attention_masks import TILE, attend_fused
 from .forward.metal_kernels import without_metal_kernels
 from .forward.tied_head import tied_heads
 from .generation.answering import Answered, Answerer, AnswerOptions, answer_options
@@ -49,6 +50,7 @@ from .proven_versions import describe_unproven
 
 __all__ = [
     "FAMILIES",
+    "TILE",
     "AnswerOptions",
     "Answered",
     "Answerer",
@@ -73,6 +75,7 @@ __all__ = [
     "add_lora",
     "add_mismatched",
     "answer_options",
+    "attend_fused",
     "build_tiny_qwen3_vl",
     "check_family",
     "check_packing",

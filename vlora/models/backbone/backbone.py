@@ -20,7 +20,16 @@ from ...train.backbone import Params
 from ...train.grad_checkpoint import CheckpointPart
 from ...types import Batch, Example, Tree
 from ..forward.calls import call_language_model
-from ..forward.joined import JOINED, SOURCES, can_join, join_inputs, length_multiple, part_gradients, plan_joined
+from ..forward.joined import (
+    JOINED,
+    SOURCES,
+    can_join,
+    count_joined,
+    join_inputs,
+    length_multiple,
+    part_gradients,
+    plan_joined,
+)
 from ..forward.lm_inputs import LMInputs, leaves, place_logits
 from ..forward.overrides import chain
 from ..forward.segments import attending_apart, count_causal, place_apart
@@ -133,20 +142,21 @@ class MlxVlmBackbone(Embedder):
     def embed_vjp(self, batch: Batch, cotangents: Tree, checkpoint_modules: Sequence[nn.Module] = ()) -> Params:
         """Compute the gradients of the parameters behind `embed`, as `Embedder.embed_vjp` does of rows apart."""
         plan = self._plan_joined(batch)
-        is_joined = leaves(cotangents)[0].shape[:2] != batch.tokens.shape
-        if plan is not None and is_joined:
+        if plan is not None and leaves(cotangents)[0].shape[:2] != batch.tokens.shape:
             cotangents = part_gradients(cotangents, plan, self.family.forward.layouts, batch.tokens.shape)
         return super().embed_vjp(batch, cotangents, checkpoint_modules)
 
     def count_places(self, batch: Batch) -> int:
         """Count the places at which the language model runs."""
-        plan = self._plan_joined(batch)
-        return batch.tokens.size if plan is None else plan[SOURCES].size
+        n_joined = count_joined(batch.spans, *batch.tokens.shape) if self._may_join(batch) else None
+        return batch.tokens.size if n_joined is None else n_joined
 
     def _plan_joined(self, batch: Batch) -> LMInputs | None:
         """Plan to join a batch's rows; None where they cannot be, or it is not worth it."""
-        is_apart = batch.segment_ids is None and self.joins
-        return plan_joined(batch.spans, *batch.tokens.shape) if is_apart else None
+        return plan_joined(batch.spans, *batch.tokens.shape) if self._may_join(batch) else None
+
+    def _may_join(self, batch: Batch) -> bool:
+        return batch.segment_ids is None and self.joins
 
     def logits(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:
         """Run the language model on embedded rows, its head at the given positions; safe to trace.

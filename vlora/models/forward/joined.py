@@ -54,21 +54,32 @@ def can_join(fields: Tree, layouts: Layouts) -> bool:
     )
 
 
-def plan_joined(spans: Sequence[Span], n_rows: int, length: int) -> LMInputs | None:
-    """Find where the places of rows stand in one row.
+def count_joined(spans: Sequence[Span], n_rows: int, length: int) -> int | None:
+    """Count the places of the row to which a batch's rows are joined; None where it is not worth it.
 
     Args:
         spans: Of the batch's examples.
         n_rows: B.
         length: T.
+    """
+    n_joined = bucket_length(sum(count for _, _, count in spans), length_multiple())
+    return n_joined if n_joined <= MOST_PLACES * n_rows * length else None
+
+
+def plan_joined(spans: Sequence[Span], n_rows: int, length: int) -> LMInputs | None:
+    """Find where the places of rows stand in one row.
+
+    Args:
+        spans: As for `count_joined`, as are the others.
+        n_rows: See there.
+        length: See there.
 
     Returns:
         `JOINED`, `SOURCES`, and what keeps examples apart: `ROWS`, `PLACES` and `SEGMENTS`. None where it is not worth
         it.
     """
-    multiple = length_multiple()
-    n_joined = bucket_length(sum(count for _, _, count in spans), multiple)
-    if n_joined > MOST_PLACES * n_rows * length:
+    n_joined, multiple = count_joined(spans, n_rows, length), length_multiple()
+    if n_joined is None:
         return None
     width = -(-length // multiple) * multiple
     joined = np.full((n_rows, length), -1, dtype=np.int32)

@@ -1,6 +1,6 @@
 """Rows read ahead: marked, batched, skipped and measured without a model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 import pytest
@@ -40,15 +40,20 @@ def test_batches_follow_their_plan(workers: WorkerPool) -> None:
 
 
 def test_lengths_are_multiples(workers: WorkerPool) -> None:
-    """Of what the loader is told."""
+    """Of what the loader is told for the rows of a batch."""
     rows = make_rows()
-    loader = make_loader(workers, rows)
-    lengths = set()
-    for multiple in (32, 128):
-        ((batch,),) = attrs.evolve(loader, multiple=multiple).collate(rows, [[[0, 1]]], 1)
-        lengths.add(batch.tokens.shape[1])
+    told: list[tuple[list[int], int]] = []
 
-    assert lengths == {32, 128}
+    def whole_tiles(counts: Sequence[int], n_rows: int) -> int:
+        told.append((list(counts), n_rows))
+        return 128
+
+    loader = make_loader(workers, rows)
+    ((short,),) = loader.collate(rows, [[[0, 1]]], 1)
+    ((long,),) = attrs.evolve(loader, multiple=whole_tiles).collate(rows, [[[0, 1]]], 1)
+
+    assert (short.tokens.shape[1], long.tokens.shape[1]) == (32, 128)
+    assert told == [([len(row.tokens) for row in long.rows], long.tokens.shape[0])]
 
 
 def test_a_bad_row_comes_in_its_turn(workers: WorkerPool) -> None:

@@ -14,7 +14,15 @@ from tests.training import Trainable, make_trainable
 from vlora import collate, make_optimizer, make_train_step
 from vlora.models.forward import joined
 from vlora.models.forward.attention_masks import TILE
-from vlora.models.forward.joined import JOINED, SOURCES, can_join, join_inputs, part_gradients, plan_joined
+from vlora.models.forward.joined import (
+    JOINED,
+    SOURCES,
+    can_join,
+    join_inputs,
+    length_multiple,
+    part_gradients,
+    plan_joined,
+)
 from vlora.models.forward.lm_inputs import LAYOUTS, SEGMENTS, PadSpec
 from vlora.models.forward.segments import PLACES, ROWS
 from vlora.ops.buckets import SMALLEST_BUCKET, bucket_length
@@ -119,17 +127,32 @@ def test_joined_rows_have_the_gradients_of_rows_apart(
 def test_a_card_has_few_lengths(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole tiles, where the padding is not computed; of other models, and elsewhere, as little padding as before."""
     joining, other = (make_trainable(checkpoint(family)).backbone for family in ("qwen3_vl", "llava"))
+    unequal = [60 + 20 * row for row in range(16)]
     assert joining.joins
-    assert joining.length_multiple == other.length_multiple == SMALLEST_BUCKET
+    assert joining.length_multiple(unequal, 16) == other.length_multiple(unequal, 16) == SMALLEST_BUCKET
 
     monkeypatch.setattr(joined, "on_cuda", lambda: True)
-    assert joining.length_multiple == TILE
-    assert other.length_multiple == SMALLEST_BUCKET
+    assert joining.length_multiple(unequal, 16) == TILE
+    assert other.length_multiple(unequal, 16) == SMALLEST_BUCKET
     # Sixteen rows of 60 to 100 tokens.
     plan = plan_joined([(row, 0, 60 + 2 * row) for row in range(16)], 16, TILE)
     assert plan is not None
     assert plan[ROWS].shape == (16, TILE)
     assert plan[SOURCES].size == bucket_length(sum(60 + 2 * row for row in range(16)), TILE)
+
+
+@given(st.lists(st.integers(2, 700), min_size=1, max_size=16), st.integers(0, 3))
+def test_a_card_never_computes_more_than_rows_apart(counts: list[int], n_fillers: int) -> None:
+    """A single row, and rows of like lengths, are not padded to whole tiles: they are not worth joining."""
+    n_rows = len(counts) + n_fillers
+    apart = n_rows * bucket_length(max(counts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joined, "on_cuda", lambda: True)
+        length = bucket_length(max(counts), length_multiple(counts, n_rows))
+        plan = plan_joined([(row, 0, count) for row, count in enumerate(counts)], n_rows, length)
+    n_places = n_rows * length if plan is None else plan[SOURCES].size
+
+    assert n_places <= apart
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3"])

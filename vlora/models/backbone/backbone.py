@@ -116,10 +116,14 @@ class MlxVlmBackbone(Embedder):
             self._joins = can_join(fields, self.family.forward.layouts)
         return self._joins
 
-    @property
-    def length_multiple(self) -> int:
-        """What the lengths of padded rows should be multiples of, so that few shapes are traced."""
-        return length_multiple() if self.joins else SMALLEST_BUCKET
+    def length_multiple(self, counts: Sequence[int], n_rows: int) -> int:
+        """Say what the length of padded rows should be a multiple of, so that few shapes are traced.
+
+        Args:
+            counts: Tokens of each example.
+            n_rows: Rows of the batch.
+        """
+        return length_multiple(counts, n_rows) if self.joins else SMALLEST_BUCKET
 
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
         """Make the language model's inputs of a batch, and say where its examples are if they share rows.

@@ -28,13 +28,19 @@ MOST_PLACES = 0.9
 POSITIONS = "position_ids"
 
 
-def length_multiple() -> int:
-    """Say what the lengths of rows that may be joined are multiples of.
+def length_multiple(counts: Sequence[int], n_rows: int) -> int:
+    """Say what the length of rows that may be joined is a multiple of.
 
     In the joined row padding costs nothing, and fewer lengths need fewer traces: on a card those are whole tiles, which
-    attention computes anyway.
+    attention computes anyway. Rows that are not worth joining are padded no further: all layers would compute it.
+
+    Args:
+        counts: Tokens of each example.
+        n_rows: B.
     """
-    return TILE if on_cuda() else SMALLEST_BUCKET
+    spans = [(row, 0, count) for row, count in enumerate(counts)]
+    n_joined = count_joined(spans, n_rows, bucket_length(max(counts)))
+    return SMALLEST_BUCKET if n_joined is None else _joined_multiple()
 
 
 def can_join(fields: Tree, layouts: Layouts) -> bool:
@@ -62,7 +68,7 @@ def count_joined(spans: Sequence[Span], n_rows: int, length: int) -> int | None:
         n_rows: B.
         length: T.
     """
-    n_joined = bucket_length(sum(count for _, _, count in spans), length_multiple())
+    n_joined = bucket_length(sum(count for _, _, count in spans), _joined_multiple())
     return n_joined if n_joined <= MOST_PLACES * n_rows * length else None
 
 
@@ -78,7 +84,7 @@ def plan_joined(spans: Sequence[Span], n_rows: int, length: int) -> LMInputs | N
         `JOINED`, `SOURCES`, and what keeps examples apart: `ROWS`, `PLACES` and `SEGMENTS`. None where it is not worth
         it.
     """
-    n_joined, multiple = count_joined(spans, n_rows, length), length_multiple()
+    n_joined, multiple = count_joined(spans, n_rows, length), _joined_multiple()
     if n_joined is None:
         return None
     width = -(-length // multiple) * multiple
@@ -106,6 +112,11 @@ def join_inputs(fields: Tree, plan: LMInputs, layouts: Layouts) -> Tree:
 def part_gradients(fields: Tree, plan: LMInputs, layouts: Layouts, shape: tuple[int, ...]) -> Tree:
     """Move gradients of the joined row's inputs, f[1, N, ...], back to rows, f[B, T, ...]: zeros at padding."""
     return {name: _move(value, layouts[name], plan[JOINED], shape) for name, value in fields.items()}
+
+
+def _joined_multiple() -> int:
+    """Say what the length of the joined row is a multiple of, and that of attention's rows."""
+    return TILE if on_cuda() else SMALLEST_BUCKET
 
 
 def _is_flat(spec: PadSpec) -> bool:

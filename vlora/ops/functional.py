@@ -170,7 +170,8 @@ def take_rows(x: mx.array, rows: mx.array) -> mx.array:
     if can_read_whole(math.prod(x.shape[1:]), x):
         return move_rows(x.reshape(x.shape[0], -1), rows).reshape(-1, *x.shape[1:])
     is_row = (rows >= 0).reshape(-1, *[1] * (x.ndim - 1))
-    return mx.where(is_row, x[mx.maximum(rows, 0)], 0)
+    # A plain 0 would make numbers of truth values.
+    return mx.where(is_row, x[mx.maximum(rows, 0)], mx.array(0, x.dtype))
 
 
 def move(x: mx.array, rows: mx.array, back: mx.array) -> mx.array:

@@ -57,19 +57,26 @@ def test_every_token_has_a_place_in_both(counts: list[int], n_fillers: int) -> N
 
 
 def test_inputs_and_gradients_move_alike() -> None:
-    """Arrays, lists of them, and positions, whose rows are their last axis but one."""
+    """Arrays, lists of them, truth values, and positions, whose rows are their last axis but one."""
     plan = plan_joined([(0, 0, 30), (1, 0, 7), (2, 0, 3)], 4, LENGTH)
     assert plan is not None
     shape = (4, LENGTH)
     numbers = mx.arange(4 * LENGTH).reshape(shape)
     embeds = mx.broadcast_to(numbers[..., None], (*shape, 2)).astype(mx.float32)
-    fields = {"inputs_embeds": embeds, "deepstack_visual_embeds": [embeds, -embeds], "position_ids": numbers[None] + 1}
+    fields = {
+        "inputs_embeds": embeds,
+        "deepstack_visual_embeds": [embeds, -embeds],
+        "position_ids": numbers[None] + 1,
+        "visual_pos_masks": numbers % 2 == 0,
+    }
     moved = join_inputs(fields, plan, LAYOUTS)
     back = part_gradients(moved, plan, LAYOUTS, shape)
     real = np.array(plan[JOINED]).reshape(shape) >= 0
 
     assert moved["position_ids"].shape == (1, 1, plan[SOURCES].size)
     assert (np.array(moved["position_ids"])[0, 0] == np.array(plan[SOURCES]) + 1).all()
+    assert moved["visual_pos_masks"].dtype == mx.bool_
+    assert (np.array(moved["visual_pos_masks"])[0] == (np.array(plan[SOURCES]) % 2 == 0)).all()
     assert (np.array(back["inputs_embeds"]) == np.where(real[..., None], np.array(embeds), 0)).all()
     assert (np.array(back["deepstack_visual_embeds"][1]) == -np.where(real[..., None], np.array(embeds), 0)).all()
 

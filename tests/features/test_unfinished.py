@@ -13,6 +13,7 @@ import pytest
 from tests.features.shards import TOWER, entry, is_equal, opened, written
 from vlora.features import unfinished
 from vlora.features.unfinished import create_locked, publish, remove_abandoned
+from vlora.system import locks
 
 NAME = f".{'0' * 32}.safetensors"
 
@@ -90,7 +91,7 @@ def test_without_locks(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOLCK, "no locks")
 
     if how == "system":
-        monkeypatch.setattr(unfinished, "fcntl", None)
+        monkeypatch.setattr(locks, "fcntl", None)
     else:
         monkeypatch.setattr(fcntl, "flock", refuse)
     path = tmp_path / NAME

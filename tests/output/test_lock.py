@@ -14,6 +14,7 @@ import pytest
 from vlora.errors import RecipeError
 from vlora.output import lock
 from vlora.output.lock import LOCK_NAME, exclusive_run_lock
+from vlora.system import locks
 
 HOLD = """
 import sys, pathlib
@@ -87,7 +88,7 @@ def test_without_locks_nobody_is_kept_out(code: int | None, tmp_path: Path, monk
         raise OSError(code, "no locks")
 
     if code is None:
-        monkeypatch.setattr(lock, "fcntl", None)
+        monkeypatch.setattr(locks, "fcntl", None)
     else:
         monkeypatch.setattr(fcntl, "flock", flock)
     with exclusive_run_lock(tmp_path / "out"), exclusive_run_lock(tmp_path / "out"):

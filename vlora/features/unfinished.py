@@ -8,14 +8,10 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
+from ..system.locks import is_at, lock
 from ..system.private import open_itself, why_foreign
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
 
 ABANDONED_S = 24 * 3600.0
 """Where the system or the file system has no locks: unfinished shards older than this are of a run that ended early."""
@@ -30,14 +26,9 @@ def create_locked(path: Path) -> BinaryIO:
     while True:
         file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
         try:
-            if fcntl is None:
-                return file
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
             # Another process may have held it for a moment, just created, and have taken it for an abandoned one.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    return file
+            if lock(file, waits=True) is None or is_at(file, path):
+                return file
         except BaseException:
             file.close()
             raise
@@ -47,7 +38,7 @@ def create_locked(path: Path) -> BinaryIO:
 def publish(file: BinaryIO, path: Path, finished: Path) -> Path:
     """Give a written file its name, while it is locked: no process finds it unfinished and unlocked."""
     file.flush()
-    if fcntl is None:
+    if os.name == "nt":
         # Windows renames no open file.
         file.close()
     return path.replace(finished)
@@ -59,19 +50,11 @@ def remove_abandoned(path: Path) -> None:
     flags = os.O_RDWR | getattr(os, "O_NONBLOCK", 0)
     with contextlib.suppress(OSError), os.fdopen(open_itself(path, flags), "r+b", buffering=0) as file:
         found = os.fstat(file.fileno())
-        # One that was finished meanwhile has another name.
-        if why_foreign(found) is None and _is_abandoned(file, found.st_mtime):
+        if why_foreign(found) is not None:
+            return
+        is_abandoned = lock(file, waits=False)
+        if is_abandoned is None:
+            is_abandoned = time.time() - found.st_mtime > ABANDONED_S
+        if is_abandoned:
+            # One that was finished meanwhile has another name.
             path.unlink()
-
-
-def _is_abandoned(file: IO[bytes], written: float) -> bool:
-    try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        # A file system without locks.
-        pass
-    return time.time() - written > ABANDONED_S

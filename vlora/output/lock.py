@@ -16,12 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import RecipeError
+from ..system.locks import is_at, lock
 from ..system.private import open_itself
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
 
 LOCK_NAME = ".running"
 
@@ -61,7 +57,7 @@ def _open_locked(path: Path) -> IO[str]:
         file = os.fdopen(_open_itself(path), "a+", encoding="utf-8")
         try:
             _lock(file, path)
-            if _is_at(file, path):
+            if is_at(file, path):
                 holder = json.dumps({"process": os.getpid(), "host": socket.gethostname()})
                 # Only to be told to others: a full disk is reported when there is something to lose.
                 with contextlib.suppress(OSError):
@@ -85,27 +81,12 @@ def _open_itself(path: Path) -> int:
 
 
 def _lock(file: IO[str], path: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if lock(file, waits=False) is False:
         msg = (
             f"output.path: another run{_describe_holder(file)} is writing to {path.parent.resolve()}; wait for its end "
             "or stop it, or give this run a folder of its own (--set output.path=...)"
         )
-        raise RecipeError(msg) from None
-    except OSError:
-        # A file system without locks.
-        return
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one at its path: its holder may have ended meanwhile."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+        raise RecipeError(msg)
 
 
 def _describe_holder(file: IO[str]) -> str:

@@ -12,6 +12,8 @@ from typing import Literal
 import attrs
 import tomli_w
 
+from ..system.nouns import with_noun
+
 DEFAULT_MODEL = "mlx-community/Qwen2-VL-2B-Instruct-bf16"
 """What a recipe names where no model was given."""
 
@@ -109,7 +111,7 @@ class RowFacts:
 
     def describe_bad(self) -> str:
         """Say how many of the first rows cannot be learned from."""
-        return f"of the first rows {len(self.bad)} row{'s' * (len(self.bad) > 1)} cannot be learned from"
+        return f"of the first rows {with_noun(len(self.bad), 'row', commas=False)} cannot be learned from"
 
 
 @attrs.frozen(kw_only=True)
@@ -303,7 +305,7 @@ def _write_eval(rows: RowFacts) -> Keys:
         yield "metrics", *METRICS_OF[rows.kind]
         return
     metrics = ["exact_match"] if is_short else ["exact_match", "token_f1"]
-    yield "metrics", metrics, f"half of the answers have at most {rows.n_words} word{'s' * (rows.n_words != 1)}"
+    yield "metrics", metrics, f"half of the answers have at most {with_noun(rows.n_words, 'word', commas=False)}"
 
 
 def _validates(rows: RowFacts) -> bool:

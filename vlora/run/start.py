@@ -27,6 +27,7 @@ from ..output.paths import OutputPaths, output_paths
 from ..output.resume import check_resumable, pin_revisions
 from ..recipe.preference import REFERENCED
 from ..recipe.schema import Recipe
+from ..system.nouns import with_noun
 from ..train.loop import TrainLoop
 from ..train.optimizers import make_optimizer
 from ..train.ranks import Ranks, open_ranks
@@ -217,8 +218,8 @@ def _tell_other_ranks(then: int, now: int) -> Iterator[Warned]:
     """Say that a run goes on with another number of devices: its steps keep their rows."""
     if then != now:
         message = (
-            f"the run began on {then} device{'s' * (then > 1)} and goes on on {now}: its steps have the same rows as "
-            "before, and sums differ in rounding"
+            f"the run began on {with_noun(then, 'device', commas=False)} and goes on on {now}: its steps have the same "
+            "rows as before, and sums differ in rounding"
         )
         yield Warned(message=message)
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...system.nouns import with_noun
 from ..values import Row
 from .record_spans import Bytes, Spans, find_lines, find_records, split_record
 from .text_table import SAMPLE_BYTES, TextTable, describe_bytes, locate, map_file, trim
@@ -75,7 +76,7 @@ def read_record(text: str, columns: Sequence[str], separator: str) -> Row:
         msg = f"found {len(values)} values for {len(columns)} columns; put values that contain {separator!r} in quotes"
         raise ValueError(msg)
     if len(values) < len(columns):
-        found = f"found {len(values)} value{'s' * (len(values) != 1)} for {len(columns)} columns"
+        found = f"found {with_noun(len(values), 'value', commas=False)} for {len(columns)} columns"
         first, at = columns[len(values)], f" by {separator!r}" if separator != _NO_SEPARATOR else ""
         msg = f"{found}, none from {first!r} on; separate all values{at}, an empty one has nothing between"
         raise ValueError(msg)

@@ -12,6 +12,7 @@ from ...build import Data
 from ...errors import CheckError, VloraError
 from ...memory.limits import memory_limits
 from ...recipe.schema import Recipe
+from ...system.nouns import with_noun
 from ..checks import Outcome
 from .adapter import check_adapter
 from .answers import check_answers
@@ -147,7 +148,7 @@ class _Opening:
         """Look for weights that are no numbers."""
         if bad := find_bad_weights(self.subject):
             msg = (
-                f"weights are not finite in {len(bad)} array{'s' * (len(bad) != 1)}, {bad[0]} first; download or "
+                f"weights are not finite in {with_noun(len(bad), 'array', commas=False)}, {bad[0]} first; download or "
                 "convert the model again"
             )
             raise CheckError(msg)

@@ -18,14 +18,14 @@ from vlora.models.forward.joined import (
     JOINED,
     SOURCES,
     can_join,
+    choose_joined,
     join_inputs,
-    length_multiple,
     part_gradients,
     plan_joined,
 )
 from vlora.models.forward.lm_inputs import LAYOUTS, SEGMENTS, PadSpec
 from vlora.models.forward.segments import PLACES, ROWS
-from vlora.ops.buckets import SMALLEST_BUCKET, bucket_length
+from vlora.ops.buckets import SMALLEST_BUCKET, bucket_length, bucket_targets
 from vlora.recipe.schema import OptimSection
 from vlora.types import Batch
 
@@ -38,9 +38,10 @@ LENGTH = 64
 def test_every_token_has_a_place_in_both(counts: list[int], n_fillers: int) -> None:
     """There and back; the rows of attention hold one example each, and padding nothing."""
     n_rows = len(counts) + n_fillers
-    plan = plan_joined([(row, 0, count) for row, count in enumerate(counts)], n_rows, LENGTH)
-    if plan is None:
+    chosen = choose_joined(counts, n_rows)
+    if chosen is None:
         return
+    plan = plan_joined([(row, 0, count) for row, count in enumerate(counts)], (n_rows, LENGTH), chosen[1])
     there, sources, rows, places, segments = (
         np.array(plan[name]) for name in (JOINED, SOURCES, ROWS, PLACES, SEGMENTS)
     )
@@ -58,8 +59,7 @@ def test_every_token_has_a_place_in_both(counts: list[int], n_fillers: int) -> N
 
 def test_inputs_and_gradients_move_alike() -> None:
     """Arrays, lists of them, truth values, and positions, whose rows are their last axis but one."""
-    plan = plan_joined([(0, 0, 30), (1, 0, 7), (2, 0, 3)], 4, LENGTH)
-    assert plan is not None
+    plan = plan_joined([(0, 0, 30), (1, 0, 7), (2, 0, 3)], (4, LENGTH), LENGTH)
     shape = (4, LENGTH)
     numbers = mx.arange(4 * LENGTH).reshape(shape)
     embeds = mx.broadcast_to(numbers[..., None], (*shape, 2)).astype(mx.float32)
@@ -131,35 +131,50 @@ def test_joined_rows_have_the_gradients_of_rows_apart(
         np.testing.assert_allclose(found[name], value, atol=1e-4 * np.abs(value).max() + 1e-6 * largest, err_msg=name)
 
 
-def test_a_card_has_few_lengths(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole tiles, where the padding is not computed; of other models, and elsewhere, as little padding as before."""
+def test_a_card_has_whole_tiles(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the padding is not computed; of other models, and of like rows, as little padding as before."""
     joining, other = (make_trainable(checkpoint(family)).backbone for family in ("qwen3_vl", "llava"))
     unequal = [60 + 20 * row for row in range(16)]
-    assert joining.joins
-    assert joining.length_multiple(unequal, 16) == other.length_multiple(unequal, 16) == SMALLEST_BUCKET
+    assert joining.length_multiple(unequal, 16) == 384
+    assert joining.length_multiple([360] * 16, 16) == other.length_multiple(unequal, 16) == SMALLEST_BUCKET
 
     monkeypatch.setattr(joined, "on_cuda", lambda: True)
-    assert joining.length_multiple(unequal, 16) == TILE
-    assert other.length_multiple(unequal, 16) == SMALLEST_BUCKET
-    # Sixteen rows of 60 to 100 tokens.
-    plan = plan_joined([(row, 0, 60 + 2 * row) for row in range(16)], 16, TILE)
-    assert plan is not None
+    assert joining.length_multiple([60 + 2 * row for row in range(16)], 16) == TILE
+    chosen = choose_joined([60 + 2 * row for row in range(16)], 16)
+    assert chosen == (TILE, 10 * TILE)
+    plan = plan_joined([(row, 0, 60 + 2 * row) for row in range(16)], (16, 96), chosen[1])
     assert plan[ROWS].shape == (16, TILE)
-    assert plan[SOURCES].size == bucket_length(sum(60 + 2 * row for row in range(16)), TILE)
 
 
-@given(st.lists(st.integers(2, 700), min_size=1, max_size=16), st.integers(0, 3))
-def test_a_card_never_computes_more_than_rows_apart(counts: list[int], n_fillers: int) -> None:
-    """A single row, and rows of like lengths, are not padded to whole tiles: they are not worth joining."""
+@given(st.lists(st.integers(2, 700), min_size=1, max_size=16), st.integers(0, 3), st.booleans())
+def test_nothing_is_computed_more_than_rows_apart(counts: list[int], n_fillers: int, is_card: bool) -> None:
+    """The collated length is the one that was chosen, and has room for every row."""
     n_rows = len(counts) + n_fillers
-    apart = n_rows * bucket_length(max(counts))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joined, "on_cuda", lambda: True)
-        length = bucket_length(max(counts), length_multiple(counts, n_rows))
-        plan = plan_joined([(row, 0, count) for row, count in enumerate(counts)], n_rows, length)
-    n_places = n_rows * length if plan is None else plan[SOURCES].size
+        patch.setattr(joined, "on_cuda", lambda: is_card)
+        chosen = choose_joined(counts, n_rows)
+    if chosen is None:
+        return
+    longest = max(1, max(counts) - 1)
 
-    assert n_places <= apart
+    assert chosen[0] == bucket_length(longest, chosen[0])
+    assert sum(min(count, chosen[0]) for count in counts) <= chosen[1] < n_rows * bucket_length(longest)
+
+
+@pytest.mark.parametrize("is_card", [False, True])
+@pytest.mark.parametrize("n_rows", [2, 3, 4, 7, 8, 16, 32])
+def test_a_run_traces_few_shapes(n_rows: int, is_card: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,500 batches of lengths that are spread evenly, with answers of all lengths."""
+    monkeypatch.setattr(joined, "on_cuda", lambda: is_card)
+    rng = np.random.default_rng(0)
+    shapes = set()
+    for _ in range(2500):
+        counts = rng.integers(30, 2000, n_rows).tolist()
+        length, n_joined = choose_joined(counts, n_rows) or (bucket_length(max(counts) - 1), 0)
+        n_targets = int(sum(counts) * rng.uniform(0.05, 0.3))
+        shapes.add((length, n_joined, bucket_targets(n_targets, n_rows * length)))
+
+    assert len(shapes) <= 200
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3"])

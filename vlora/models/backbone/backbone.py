@@ -24,9 +24,8 @@ from ..forward.joined import (
     JOINED,
     SOURCES,
     can_join,
-    count_joined,
+    choose_joined,
     join_inputs,
-    length_multiple,
     part_gradients,
     plan_joined,
 )
@@ -123,7 +122,8 @@ class MlxVlmBackbone(Embedder):
             counts: Tokens of each example.
             n_rows: Rows of the batch.
         """
-        return length_multiple(counts, n_rows) if self.joins else SMALLEST_BUCKET
+        chosen = choose_joined(counts, n_rows) if self.joins else None
+        return SMALLEST_BUCKET if chosen is None else chosen[0]
 
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
         """Make the language model's inputs of a batch, and say where its examples are if they share rows.
@@ -152,15 +152,19 @@ class MlxVlmBackbone(Embedder):
 
     def count_places(self, batch: Batch) -> int:
         """Count the places at which the language model runs."""
-        n_joined = count_joined(batch.spans, *batch.tokens.shape) if self._may_join(batch) else None
+        n_joined = self._count_joined(batch)
         return batch.tokens.size if n_joined is None else n_joined
 
     def _plan_joined(self, batch: Batch) -> LMInputs | None:
-        """Plan to join a batch's rows; None where they cannot be, or it is not worth it."""
-        return plan_joined(batch.spans, *batch.tokens.shape) if self._may_join(batch) else None
+        n_joined = self._count_joined(batch)
+        return None if n_joined is None else plan_joined(batch.spans, batch.tokens.shape, n_joined)
 
-    def _may_join(self, batch: Batch) -> bool:
-        return batch.segment_ids is None and self.joins
+    def _count_joined(self, batch: Batch) -> int | None:
+        """Count the places of the row to which a batch's are joined; None where they cannot be, or need not."""
+        if batch.segment_ids is not None or not self.joins:
+            return None
+        chosen = choose_joined([len(example.tokens) for example in batch.rows], batch.tokens.shape[0])
+        return None if chosen is None else chosen[1]
 
     def logits(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:
         """Run the language model on embedded rows, its head at the given positions; safe to trace.

@@ -28,19 +28,37 @@ MOST_PLACES = 0.9
 POSITIONS = "position_ids"
 
 
-def length_multiple(counts: Sequence[int], n_rows: int) -> int:
-    """Say what the length of rows that may be joined is a multiple of.
+N_STEPS = {1: 8, 8: 16}
+"""Steps in which the joined row grows up to the places of the batch, from so many rows on: few shapes to trace. The sum
+of many lengths varies less, and finer steps are not more of them."""
 
-    In the joined row padding costs nothing, and fewer lengths need fewer traces: on a card those are whole tiles, which
-    attention computes anyway. Rows that are not worth joining are padded no further: all layers would compute it.
+
+def choose_joined(counts: Sequence[int], n_rows: int) -> tuple[int, int] | None:
+    """Choose the shape of rows that are joined.
+
+    In the joined row padding costs nothing: rows have one of few lengths, powers of two and one and a half times such,
+    so that a run traces few shapes. Rows that are not worth joining are padded as little as others.
 
     Args:
         counts: Tokens of each example.
         n_rows: B.
+
+    Returns:
+        (T of the padded rows, N places of the joined one); None where it is not worth it.
     """
-    spans = [(row, 0, count) for row, count in enumerate(counts)]
-    n_joined = count_joined(spans, n_rows, bucket_length(max(counts)))
-    return SMALLEST_BUCKET if n_joined is None else _joined_multiple()
+    # A row's last token predicts nothing.
+    longest = max(1, max(counts) - 1)
+    length, multiple = _round_coarsely(longest), _joined_multiple()
+    n_steps = N_STEPS[max(least for least in N_STEPS if least <= n_rows)]
+    step = -(-n_rows * length // (n_steps * multiple)) * multiple
+    n_joined = -(-sum(min(count, length) for count in counts) // step) * step
+    return (length, n_joined) if n_joined <= MOST_PLACES * n_rows * bucket_length(longest) else None
+
+
+def _round_coarsely(n_tokens: int) -> int:
+    power = 1 << (n_tokens - 1).bit_length()
+    chosen = power if n_tokens > power * 3 // 4 else power * 3 // 4
+    return -(-chosen // _joined_multiple()) * _joined_multiple()
 
 
 def can_join(fields: Tree, layouts: Layouts) -> bool:
@@ -60,34 +78,19 @@ def can_join(fields: Tree, layouts: Layouts) -> bool:
     )
 
 
-def count_joined(spans: Sequence[Span], n_rows: int, length: int) -> int | None:
-    """Count the places of the row to which a batch's rows are joined; None where it is not worth it.
-
-    Args:
-        spans: Of the batch's examples.
-        n_rows: B.
-        length: T.
-    """
-    n_joined = bucket_length(sum(count for _, _, count in spans), _joined_multiple())
-    return n_joined if n_joined <= MOST_PLACES * n_rows * length else None
-
-
-def plan_joined(spans: Sequence[Span], n_rows: int, length: int) -> LMInputs | None:
+def plan_joined(spans: Sequence[Span], shape: tuple[int, ...], n_joined: int) -> LMInputs:
     """Find where the places of rows stand in one row.
 
     Args:
-        spans: As for `count_joined`, as are the others.
-        n_rows: See there.
-        length: See there.
+        spans: Of the batch's examples.
+        shape: B, T.
+        n_joined: N.
 
     Returns:
-        `JOINED`, `SOURCES`, and what keeps examples apart: `ROWS`, `PLACES` and `SEGMENTS`. None where it is not worth
-        it.
+        `JOINED`, `SOURCES`, and what keeps examples apart: `ROWS`, `PLACES` and `SEGMENTS`.
     """
-    n_joined, multiple = count_joined(spans, n_rows, length), _joined_multiple()
-    if n_joined is None:
-        return None
-    width = -(-length // multiple) * multiple
+    n_rows, length = shape
+    width = _round_coarsely(length)
     joined = np.full((n_rows, length), -1, dtype=np.int32)
     rows = np.full((n_rows, width), -1, dtype=np.int32)
     sources, places, segments = (np.full(n_joined, value, dtype=np.int32) for value in (0, -1, 0))

@@ -140,10 +140,10 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     from vlora import parse_recipe
     from vlora.estimate.phases import plan_answers, plan_validation
     from vlora.estimate.planner import Planner
-    from vlora.memory.limits import memory_limit, set_max_mb_per_buffer
+    from vlora.memory.limits import memory_limit, set_buffer_limits
 
     recipe = parse_recipe("", {"data.path": "none", "eval.max_new_tokens": case.supervised, **case.keys})
-    set_max_mb_per_buffer(recipe.memory)
+    set_buffer_limits(recipe.memory)
     batch, prompts = _make_rows(case)
     began = time.perf_counter()
     planner = Planner(recipe, _make_backbone(case, recipe, is_abstract=True), memory_limit())

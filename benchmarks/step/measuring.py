@@ -13,7 +13,7 @@ import attrs
 import mlx.core as mx
 
 from vlora import Recipe, load_data
-from vlora.memory.limits import set_max_mb_per_buffer
+from vlora.memory.limits import set_buffer_limits
 
 from .batches import count_tokens, first_of_shapes, prepare
 from .ours import Step, VloraStep
@@ -148,7 +148,7 @@ def measure(recipe: Recipe, *, n_steps: int, n_warmup: int, with_peer: bool) -> 
     Raises:
         VloraError: It cannot be carried out.
     """
-    set_max_mb_per_buffer(recipe.memory)
+    set_buffer_limits(recipe.memory)
     with tempfile.TemporaryDirectory() as folder:
         # A built-in model is built beside the output, and a benchmark leaves a run's files alone.
         recipe = attrs.evolve(recipe, output=attrs.evolve(recipe.output, path=f"{folder}/run"))

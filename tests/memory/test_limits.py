@@ -15,8 +15,8 @@ from tests.training import make_trainable
 from vlora import fit, parse_recipe
 from vlora.errors import RecipeError
 from vlora.events import Started
-from vlora.memory.command_buffers import MB_VARIABLE, default_max_mb_per_buffer
-from vlora.memory.limits import check_weights_fit, device_kind, memory_limit, memory_limits, set_max_mb_per_buffer
+from vlora.memory.command_buffers import MB_VARIABLE, OPS_VARIABLE, default_max_mb_per_buffer
+from vlora.memory.limits import check_weights_fit, device_kind, memory_limit, memory_limits, set_buffer_limits
 from vlora.recipe.resources import MemorySection
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def test_only_gpus_have_command_buffers(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv(MB_VARIABLE, raising=False)
     with pytest.raises(RecipeError, match=r"memory\.max_mb_per_buffer: found 200, but only GPUs"):
         memory_limits(MemorySection(max_mb_per_buffer=200)).__enter__()
-    set_max_mb_per_buffer(MemorySection())
+    set_buffer_limits(MemorySection())
 
     assert MB_VARIABLE not in os.environ
 
@@ -135,10 +135,10 @@ def test_a_mac_is_told_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Mac's MLX has read the variable by then, so that the key can only agree with it."""
     monkeypatch.setattr("vlora.memory.limits.device_kind", lambda: "metal")
     monkeypatch.setenv(MB_VARIABLE, "30")
-    set_max_mb_per_buffer(MemorySection(max_mb_per_buffer=30))
+    set_buffer_limits(MemorySection(max_mb_per_buffer=30))
 
     with pytest.raises(RecipeError, match=f"on a Mac .* start Python with {MB_VARIABLE}=20"):
-        set_max_mb_per_buffer(MemorySection(max_mb_per_buffer=20))
+        set_buffer_limits(MemorySection(max_mb_per_buffer=20))
 
 
 @pytest.mark.parametrize("before", [None, "250"])
@@ -151,12 +151,24 @@ def test_too_late_for_another_size(before: str | None, monkeypatch: pytest.Monke
         monkeypatch.delenv(MB_VARIABLE, raising=False)
     else:
         monkeypatch.setenv(MB_VARIABLE, before)
-    set_max_mb_per_buffer(MemorySection())
+    set_buffer_limits(MemorySection())
     with pytest.raises(RecipeError, match=f"found 200, but MLX has run .* set {MB_VARIABLE}=200"):
-        set_max_mb_per_buffer(MemorySection(max_mb_per_buffer=200))
+        set_buffer_limits(MemorySection(max_mb_per_buffer=200))
 
     assert os.environ.get(MB_VARIABLE) == before
-    set_max_mb_per_buffer(MemorySection(max_mb_per_buffer=250 if before else None))
+    set_buffer_limits(MemorySection(max_mb_per_buffer=250 if before else None))
+
+
+def test_a_second_run_makes_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What MLX was given already is not set once more: a stream is never given back."""
+    monkeypatch.setattr("vlora.memory.limits.device_kind", lambda: "cuda")
+    monkeypatch.setattr(mx, "device_info", lambda: H100)
+    monkeypatch.setattr(mx, "new_stream", lambda _: pytest.fail("made a stream"))
+    monkeypatch.setenv(MB_VARIABLE, "250")
+    monkeypatch.setenv(OPS_VARIABLE, "400")
+
+    set_buffer_limits(MemorySection(max_mb_per_buffer=250))
+    set_buffer_limits(MemorySection())
 
 
 @pytest.mark.parametrize(

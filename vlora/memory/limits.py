@@ -32,7 +32,7 @@ def memory_limits(section: MemorySection, *, is_divided: bool = False) -> Iterat
     many as the limit allows, and batches of many lengths leave many that fit nothing else. On a CPU they are an eighth:
     MLX itself would keep 32 MB there, and have most of a step's memory given to it anew, and zeroed, page by page.
 
-    The size of command buffers stays for the rest of the process: `set_max_mb_per_buffer`.
+    The limits of command buffers stay for the rest of the process: `set_buffer_limits`.
 
     Args:
         section: The recipe's.
@@ -41,7 +41,7 @@ def memory_limits(section: MemorySection, *, is_divided: bool = False) -> Iterat
     Raises:
         RecipeError: `wired_gb` is more than this machine can wire, or `max_mb_per_buffer` cannot be had.
     """
-    set_max_mb_per_buffer(section, is_divided=is_divided)
+    set_buffer_limits(section, is_divided=is_divided)
     held = []
     try:
         if section.limit_gb is not None:
@@ -59,12 +59,12 @@ def memory_limits(section: MemorySection, *, is_divided: bool = False) -> Iterat
             restore(value)
 
 
-def set_max_mb_per_buffer(section: MemorySection, *, is_divided: bool = False) -> None:
+def set_buffer_limits(section: MemorySection, *, is_divided: bool = False) -> None:
     """Fix how much work MLX sends to a CUDA device in one command buffer, for the rest of the process.
 
-    MLX reads it from the environment when it makes its first stream. Without `max_mb_per_buffer` what the environment
-    says stays, and else the largest command buffers are lowered in proportion to the card, if that is still possible;
-    they take more operations then.
+    MLX reads both limits, of size and of operations, from the environment when it makes its first stream. What the
+    environment says stays, but for the size where `max_mb_per_buffer` is given. Else the cards with the largest command
+    buffers get a size in proportion to their memory, and more operations, if that is still possible.
 
     Args:
         section: The recipe's.
@@ -81,6 +81,8 @@ def set_max_mb_per_buffer(section: MemorySection, *, is_divided: bool = False) -
         if given is None and MB_VARIABLE not in os.environ:
             wanted[MB_VARIABLE] = default_max_mb_per_buffer(info, is_divided=is_divided)
     variables = {name: str(number) for name, number in wanted.items() if number is not None}
+    # A run before this one may have set them.
+    variables = {name: value for name, value in variables.items() if os.environ.get(name) != value}
     if kind == "cuda" and variables and _begin_with(variables):
         return
     if given is None or (kind != "cpu" and os.environ.get(MB_VARIABLE) == str(given)):

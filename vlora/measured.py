@@ -47,7 +47,7 @@ class StepReport:
         learning_rate: Of this step.
         grad_norm: Before clipping.
         tokens: Tokens of this step, padding left out.
-        places: Tokens of this step, padding included.
+        places: Places at which the language model ran in this step, padding included.
         supervised_tokens: Those that were learned.
         n_terms: Terms of the loss: of fine-tuning the supervised tokens, of an objective over pairs the pairs.
         step_s: Seconds from the end of the step before to the end of this one.

@@ -131,6 +131,28 @@ def test_joined_rows_have_the_gradients_of_rows_apart(
         np.testing.assert_allclose(found[name], value, atol=1e-4 * np.abs(value).max() + 1e-6 * largest, err_msg=name)
 
 
+@pytest.mark.parametrize("family", ["glm4v", "qwen3_vl"])
+def test_rows_without_images_are_joined(
+    family: str, checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only rows with images come with positions, as those of the GLM-V lineage do."""
+    trainable = make_trainable(checkpoint(family))
+    texts = [example for example in trainable.examples if not example.inputs]
+    for examples in (texts, trainable.examples):
+        batch = collate(examples, len(examples) + 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(joined, "MOST_PLACES", 0.0)
+            loss, expected = gradients(trainable, batch)
+        joined_loss, found = gradients(trainable, batch)
+        largest = max(np.abs(value).max() for value in expected.values())
+
+        assert JOINED in trainable.backbone.embed(batch)[1]
+        assert trainable.backbone.count_places(batch) < batch.tokens.size
+        assert joined_loss == pytest.approx(loss, rel=1e-6)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-4 * largest, err_msg=name)
+
+
 def test_a_card_has_whole_tiles(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the padding is not computed; of other models, and of like rows, as little padding as before."""
     joining, other = (make_trainable(checkpoint(family)).backbone for family in ("qwen3_vl", "llava"))

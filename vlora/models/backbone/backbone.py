@@ -28,11 +28,12 @@ from ..forward.joined import (
     join_inputs,
     part_gradients,
     plan_joined,
+    with_positions,
 )
 from ..forward.lm_inputs import LMInputs, leaves, place_logits
 from ..forward.overrides import chain
 from ..forward.segments import attending_apart, count_causal, place_apart
-from .embed import probe_inputs
+from .embed import forget_last_batch, probe_inputs
 from .embedder import Embedder
 from .fused import FusedModules, running_fused
 from .head import Head, capture_hidden, find_module, gather_before_head, run_head_only, sound_head
@@ -104,6 +105,8 @@ class MlxVlmBackbone(Embedder):
             ids, inputs = probe_inputs(self.module, self.family)
             with self.family.forward.train_overrides(self.module):
                 n_calls = count_causal(self.language_model, lambda: self.run(ids, dict(inputs)), ids.shape[1])
+            # Some models keep positions of the rows that they ran last.
+            forget_last_batch(self.module)
             self._is_causal = self.family.forward.forward is call_language_model and n_calls == len(self.layers)
         return self._is_causal
 
@@ -111,8 +114,10 @@ class MlxVlmBackbone(Embedder):
     def joins(self) -> bool:
         """Whether rows of a batch may share one: all attention is causal, and nothing else mixes places; found once."""
         if self._joins is None:
-            fields = probe_inputs(self.module, self.family)[1] if self.family.forward.packs and self.is_causal else {}
-            self._joins = can_join(fields, self.family.forward.layouts)
+            ids, fields = probe_inputs(self.module, self.family)
+            fields = with_positions(fields, self.language_model, ids.shape)
+            may_share = self.family.forward.packs and self.is_causal
+            self._joins = may_share and can_join(fields, self.family.forward.layouts)
         return self._joins
 
     def length_multiple(self, counts: Sequence[int], n_rows: int) -> int:
@@ -139,9 +144,10 @@ class MlxVlmBackbone(Embedder):
             places = place_apart(batch.spans, *batch.tokens.shape) if self.is_causal else {}
             return differentiable, {**auxiliary, **places}
         plan, layouts = self._plan_joined(batch), self.family.forward.layouts
-        if plan is None or not can_join({**differentiable, **auxiliary}, layouts):
+        placed = with_positions(auxiliary, self.language_model, batch.tokens.shape)
+        if plan is None or not can_join({**differentiable, **placed}, layouts):
             return differentiable, auxiliary
-        return join_inputs(differentiable, plan, layouts), {**join_inputs(auxiliary, plan, layouts), **plan}
+        return join_inputs(differentiable, plan, layouts), {**join_inputs(placed, plan, layouts), **plan}
 
     def embed_vjp(self, batch: Batch, cotangents: Tree, checkpoint_modules: Sequence[nn.Module] = ()) -> Params:
         """Compute the gradients of the parameters behind `embed`, as `Embedder.embed_vjp` does of rows apart."""

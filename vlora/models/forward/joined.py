@@ -8,6 +8,7 @@ places b T + t of its tokens.
 from collections.abc import Sequence
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from ...ops.buckets import SMALLEST_BUCKET, bucket_length
@@ -27,6 +28,11 @@ MOST_PLACES = 0.9
 
 POSITIONS = "position_ids"
 
+N_AXES = 3
+"""Axes of the positions that images have in models with `FINDS_POSITIONS`: time, height and width."""
+
+FINDS_POSITIONS = "get_rope_index"
+"""mlx-vlm's name of what finds positions of rows with images; some models call it for those alone."""
 
 N_STEPS = {1: 8, 8: 16}
 """Steps in which the joined row grows up to the places of the batch, from so many rows on: few shapes to trace. The sum
@@ -76,6 +82,19 @@ def can_join(fields: Tree, layouts: Layouts) -> bool:
         and not layouts[POSITIONS].counts_places
         and all(name in layouts and _is_flat(layouts[name]) for name in fields)
     )
+
+
+def with_positions(fields: LMInputs, module: nn.Module, shape: tuple[int, ...]) -> LMInputs:
+    """Give rows without images the positions that they have in a batch with images; other inputs stay.
+
+    Args:
+        fields: Inputs of rows.
+        module: The language model.
+        shape: (B, T).
+    """
+    if POSITIONS in fields or not hasattr(module, FINDS_POSITIONS):
+        return fields
+    return {**fields, POSITIONS: mx.broadcast_to(mx.arange(shape[-1]), (N_AXES, *shape))}
 
 
 def plan_joined(spans: Sequence[Span], shape: tuple[int, ...], n_joined: int) -> LMInputs:

@@ -29,7 +29,7 @@ LARGE_MB = 1000
 LARGE_OPERATIONS = 400
 """Operations of a command buffer on those cards, where MLX has 100: handing one over takes the host as long as a
 hundred operations do, and the size in "MB" bounds what it holds. A step of Qwen3-VL-2B's shape, 16 rows, kept features,
-takes 124 ms with 400 and 137 with 100, and 30.2 GB in the place of 28.6 (an H200 whose steps wait for the host)."""
+takes 124 ms with 400 and 137 with 100, and needs 30.2 GB instead of 28.6 (an H200 whose steps wait for the host)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -107,7 +107,7 @@ def default_max_operations(info: Mapping[str, str | int]) -> int | None:
 def find_buffer_limits(
     info: Mapping[str, str | int], given: int | None, environment: Mapping[str, str], *, is_divided: bool = False
 ) -> BufferLimits:
-    """Find the sizes of a run's command buffers: the recipe's, else the environment's, else vlora's, else MLX's.
+    """Find the limits of a run's command buffers: the recipe's, else the environment's, else vlora's, else MLX's.
 
     Args:
         info: The GPU's, as `mx.device_info` gives it.

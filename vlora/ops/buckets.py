@@ -15,7 +15,8 @@ def bucket_length(n_tokens: int, multiple: int = SMALLEST_BUCKET) -> int:
 
     Args:
         n_tokens: At least 1.
-        multiple: What every length is a multiple of; a power of two. Some devices are faster at multiples of more.
+        multiple: What every length is a multiple of; a power of two, or no less than `n_tokens`. Some devices are
+            faster at multiples of more.
 
     Returns:
         A multiple of `multiple`, at most 12.5 % above `n_tokens` from 8 `multiple` tokens on; lengths up to L fall

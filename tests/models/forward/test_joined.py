@@ -57,6 +57,16 @@ def test_every_token_has_a_place_in_both(counts: list[int], n_fillers: int) -> N
     assert np.bincount(segments[0], minlength=len(counts) + 1)[1:].tolist() == counts
 
 
+def test_rows_that_are_padded_further() -> None:
+    """Each has a place for its last token, which rows of no more than their length do not have."""
+    chosen = choose_joined([97, 32], 2)
+    assert chosen is not None
+    assert chosen[0] == 96
+    plan = plan_joined([(0, 0, 97), (1, 0, 32)], (2, 128), chosen[1])
+
+    assert (np.array(plan[JOINED]) >= 0).sum() == 97 + 32
+
+
 def test_inputs_and_gradients_move_alike() -> None:
     """Arrays, lists of them, truth values, and positions, whose rows are their last axis but one."""
     plan = plan_joined([(0, 0, 30), (1, 0, 7), (2, 0, 3)], (4, LENGTH), LENGTH)

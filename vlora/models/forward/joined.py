@@ -57,7 +57,8 @@ def choose_joined(counts: Sequence[int], n_rows: int) -> tuple[int, int] | None:
     length, multiple = _round_coarsely(longest), _joined_multiple()
     n_steps = N_STEPS[max(least for least in N_STEPS if least <= n_rows)]
     step = -(-n_rows * length // (n_steps * multiple)) * multiple
-    n_joined = -(-sum(min(count, length) for count in counts) // step) * step
+    # Rows of a batch that is padded further have a place for their last token, too.
+    n_joined = -(-sum(counts) // step) * step
     return (length, n_joined) if n_joined <= MOST_PLACES * n_rows * bucket_length(longest) else None
 
 

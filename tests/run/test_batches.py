@@ -1,8 +1,10 @@
 """The batches of a run: every row once an epoch, and microbatches that make up one batch."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from vlora import init_state, make_optimizer, make_train_step
 from vlora.build import load_data, load_model
 from vlora.data.prefetch import WorkerPool
 from vlora.events import StepReport
+from vlora.models.forward.segments import count_causal
 from vlora.run.batches import make_loader
 from vlora.train.objectives.named import find_objective
 from vlora.train.reference import make_reference
@@ -29,6 +32,22 @@ def test_every_row_is_learned_every_epoch(checkpoint: CheckpointFactory, rows: P
     reports = [event for event in events if isinstance(event, StepReport)]
     assert len(reports) == 8
     assert sum(report.supervised_tokens for report in reports) == 2 * per_epoch
+
+
+def test_no_thread_asks_whether_rows_are_joined(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is found in the run's own thread, before others read rows: it replaces parts of the model."""
+    threads: list[threading.Thread] = []
+
+    def watched(*args: Any) -> int:
+        threads.append(threading.current_thread())
+        return count_causal(*args)
+
+    monkeypatch.setattr("vlora.models.backbone.backbone.count_causal", watched)
+    run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__workers=2, train__iters=2))
+
+    assert threads == [threading.main_thread()]
 
 
 def test_accumulation_is_one_batch(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class DataLoader:
     join: Callable[[list[tuple[Example, ...]]], list[Example]] = flatten
     stand_in: Callable[[], Batch] | None = None
     examples_per_row: int = 1
-    multiple: Callable[[Sequence[int], int], int] = lambda *_: SMALLEST_BUCKET
+    multiple: Callable[[Sequence[int], int], int] | None = None
     skipped: list[str] = attrs.field(factory=list, init=False)
     first_cuts: tuple[Cut, ...] = attrs.field(default=(), init=False)
     _n_told: int = attrs.field(default=0, init=False)
@@ -109,7 +109,8 @@ class DataLoader:
 
     def _collate(self, examples: list[Example], n_rows: int) -> Batch:
         counts = [len(example.tokens) for example in examples]
-        return collate(examples, n_rows, multiple=self.multiple(counts, n_rows))
+        multiple = SMALLEST_BUCKET if self.multiple is None else self.multiple(counts, n_rows)
+        return collate(examples, n_rows, multiple=multiple)
 
     def read(self, rows: RowDataset, indices: Iterable[int], n_ahead: int) -> Iterator[tuple[Example, ...] | None]:
         """Encode rows ahead, and give the examples of each in its turn; None of those that are skipped."""

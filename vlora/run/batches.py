@@ -59,14 +59,7 @@ def make_loader(
     is_packed = recipe.train.batching == "packed"
     is_linked = needs_mismatched(recipe) and (n_devices > 1 or is_packed)
 
-    def stand_in() -> Batch:
-        batch = make_stand_in(data.encoder.tokenizer.eos_token_id or 0)
-        # Made of a number that is there: what a thread leaves to be computed is computed by no other one.
-        names = [*[PREFERRED] * (recipe.train.objective in LOSSES), *[MISMATCHED] * is_linked]
-        names += [REFERENCE] * recipe.preference.precompute
-        columns = dict.fromkeys(names, mx.array([0.0]))
-        return batch._replace(targets=batch.targets._replace(columns=columns))
-
+    stand_in = functools.partial(_make_stand_in, recipe, data.encoder.tokenizer.eos_token_id or 0, is_linked=is_linked)
     seed = recipe.train.seed if is_packed else None
     make = functools.partial(LinkingLoader, link=models.link_answers, seed=seed) if is_linked else DataLoader
     return make(
@@ -82,8 +75,19 @@ def make_loader(
         # Layers whose weights are divided run on all ranks or on none; so do terms that are added up within a step.
         stand_in=stand_in if (is_linked and n_devices > 1) or backbone.shards is not None else None,
         examples_per_row=count_examples(recipe, data.train),
-        multiple=backbone.length_multiple,
+        # Found here, before threads ask: it replaces parts of the model for a moment.
+        multiple=backbone.length_multiple if backbone.joins else None,
     )
+
+
+def _make_stand_in(recipe: Recipe, token: int, *, is_linked: bool) -> Batch:
+    """Make the batch that a rank without a row runs, with the columns that its objective reads."""
+    batch = make_stand_in(token)
+    # Made of a number that is there: what a thread leaves to be computed is computed by no other one.
+    names = [*[PREFERRED] * (recipe.train.objective in LOSSES), *[MISMATCHED] * is_linked]
+    names += [REFERENCE] * recipe.preference.precompute
+    columns = dict.fromkeys(names, mx.array([0.0]))
+    return batch._replace(targets=batch.targets._replace(columns=columns))
 
 
 def make_source(

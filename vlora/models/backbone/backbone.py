@@ -112,13 +112,17 @@ class MlxVlmBackbone(Embedder):
 
     @property
     def joins(self) -> bool:
-        """Whether rows of a batch may share one: all attention is causal, and nothing else mixes places; found once."""
+        """Whether rows of a batch may share one: all attention is causal, and nothing else mixes places; found once.
+
+        Parts of the model are replaced meanwhile: it is asked for the first time where no other thread uses the model.
+        """
         if self._joins is None:
-            ids, fields = probe_inputs(self.module, self.family)
-            fields = with_positions(fields, self.language_model, ids.shape)
-            may_share = self.family.forward.packs and self.is_causal
-            self._joins = may_share and can_join(fields, self.family.forward.layouts)
+            self._joins = self.family.forward.packs and self.is_causal and self._takes_positions()
         return self._joins
+
+    def _takes_positions(self) -> bool:
+        ids, fields = probe_inputs(self.module, self.family)
+        return can_join(with_positions(fields, self.language_model, ids.shape), self.family.forward.layouts)
 
     def length_multiple(self, counts: Sequence[int], n_rows: int) -> int:
         """Say what the length of padded rows should be a multiple of, so that few shapes are traced.

@@ -47,8 +47,8 @@ def test_a_table_says_what_was_found(capsys: pytest.CaptureFixture[str]) -> None
     printed = capsys.readouterr().out
     table = printed[printed.index("check  ") :]
 
-    assert "1 of 14 opens: ok" in printed
-    assert "2 of 14 rows: FAIL" in printed
+    assert "1 of 15 opens: ok" in printed
+    assert "2 of 15 rows: FAIL" in printed
     assert "opens        ok          0.3 s  llava, 169,792 parameters" in table
     assert "rows         FAIL         61 s  logits" in table
     assert "language_model.model.layers.0.self_attn.q_proj.\n" in table
@@ -107,7 +107,7 @@ def test_a_terminal_shows_how_far_it_is() -> None:
     assert model_checks.show_model_checks("some/model", None, [], None, screen) == 1
 
     assert "checks packing" in file.getvalue()
-    assert "1 of 14" not in file.getvalue()
+    assert "1 of 15" not in file.getvalue()
 
 
 def test_keys_say_how_the_model_is_trained(tmp_path: Path) -> None:

@@ -75,6 +75,20 @@ def test_images_that_are_not_seen_are_found(monkeypatch: pytest.MonkeyPatch) -> 
         apart.check_images(subject)
 
 
+def test_joined_rows_that_see_one_another_are_found() -> None:
+    """A forward that is not told where rows begin fails; a family whose rows stay apart is left out, and says so."""
+    subject = subject_of("llava")
+
+    assert "3 rows joined to one of" in str(apart.check_joining(subject))
+
+    with_forward(subject, unchanged, unread=SEGMENTS)
+
+    with pytest.raises(CheckError, match="rows of its batch are joined: rows see one another"):
+        apart.check_joining(subject)
+
+    assert isinstance(apart.check_joining(subject_of("gemma3")), LeftOut)
+
+
 def test_packed_rows_that_see_one_another_are_found() -> None:
     """A forward that is not told where rows begin fails; a family that does not pack is left out, and says so."""
     subject = subject_of("llava")

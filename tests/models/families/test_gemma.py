@@ -49,7 +49,7 @@ def open_backbone(folder: Path) -> models.MlxVlmBackbone:
 def logits_of(backbone: models.MlxVlmBackbone, example: Example) -> mx.array:
     batch = collate([example])
     with backbone.overrides():
-        return backbone.all_logits(batch.tokens, *backbone.embed(batch))[0, : len(example.tokens) - 1]
+        return backbone.all_logits(batch.tokens, *backbone.embed_rows(batch))[0, : len(example.tokens) - 1]
 
 
 def watch_masks(backbone: models.MlxVlmBackbone) -> list[np.ndarray]:

@@ -1,5 +1,6 @@
 """Padded rows joined to one: every token's place once, and the losses, gradients and logits of rows apart."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from vlora import collate, make_optimizer, make_train_step
 from vlora.models.forward import joined
 from vlora.models.forward.attention_masks import TILE
 from vlora.models.forward.joined import (
+    FARTHEST_IN_FLOAT32,
     JOINED,
     SOURCES,
     can_join,
     choose_joined,
     join_inputs,
+    most_places,
     part_gradients,
     plan_joined,
 )
@@ -91,16 +94,26 @@ def test_inputs_and_gradients_move_alike() -> None:
     assert (np.array(back["deepstack_visual_embeds"][1]) == -np.where(real[..., None], np.array(embeds), 0)).all()
 
 
-def test_only_rows_with_positions_of_their_own_are_joined() -> None:
-    """Neither are inputs of two axes of tokens moved, nor those that are of no token."""
+def test_inputs_of_tokens_are_joined() -> None:
+    """Not inputs of two axes of tokens, nor of none, nor positions that count from the row's beginning."""
     fields = {name: mx.zeros((1,)) for name in ("inputs_embeds", "position_ids")}
     counting = {**LAYOUTS, "position_ids": PadSpec(batch_axis=-2, token_axes=(-1,), counts_places=True)}
 
     assert can_join(fields, LAYOUTS)
-    assert not can_join({"inputs_embeds": fields["inputs_embeds"]}, LAYOUTS)
+    assert can_join({"inputs_embeds": fields["inputs_embeds"]}, LAYOUTS)
     assert not can_join(fields, counting)
     assert not can_join({**fields, "mask": mx.zeros((1,))}, LAYOUTS)
     assert not can_join({**fields, "unknown": mx.zeros((1,))}, LAYOUTS)
+
+
+def test_positions_that_a_model_counts_have_an_end() -> None:
+    """Where the model treats them otherwise; in float32 also where rounding would show."""
+    embeds = mx.zeros((1,))
+
+    assert most_places({"inputs_embeds": embeds}, sys.maxsize) == FARTHEST_IN_FLOAT32
+    assert most_places({"inputs_embeds": embeds.astype(mx.bfloat16)}, sys.maxsize) == sys.maxsize
+    assert most_places({"inputs_embeds": embeds.astype(mx.bfloat16)}, 4096) == 4096
+    assert most_places({"inputs_embeds": embeds, "position_ids": embeds}, 4096) == sys.maxsize
 
 
 def gradients(trainable: Trainable, batch: Batch) -> tuple[float, dict[str, np.ndarray]]:
@@ -116,7 +129,7 @@ def gradients(trainable: Trainable, batch: Batch) -> tuple[float, dict[str, np.n
     "overrides", [{}, WHOLE, {"train__grad_checkpoint": True}], ids=["lora", "whole", "recomputed"]
 )
 @pytest.mark.parametrize("n_fillers", [0, 2])
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "llava", "idefics3"])
 def test_joined_rows_have_the_gradients_of_rows_apart(
     family: str,
     n_fillers: int,
@@ -165,7 +178,7 @@ def test_rows_without_images_are_joined(
 
 def test_a_card_has_whole_tiles(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the padding is not computed; of other models, and of like rows, as little padding as before."""
-    joining, other = (make_trainable(checkpoint(family)).backbone for family in ("qwen3_vl", "llava"))
+    joining, other = (make_trainable(checkpoint(family)).backbone for family in ("qwen3_vl", "gemma3"))
     unequal = [60 + 20 * row for row in range(16)]
     assert joining.length_multiple(unequal, 16) == 384
     assert joining.length_multiple([360] * 16, 16) == other.length_multiple(unequal, 16) == SMALLEST_BUCKET
@@ -209,9 +222,9 @@ def test_a_run_traces_few_shapes(n_rows: int, is_card: bool, monkeypatch: pytest
     assert len(shapes) <= 200
 
 
-@pytest.mark.parametrize("family", ["llava", "gemma3"])
+@pytest.mark.parametrize("family", ["paligemma", "gemma3"])
 def test_rows_of_other_models_stay_apart(family: str, checkpoint: CheckpointFactory) -> None:
-    """One counts positions by itself, and one has windows."""
+    """One sees its whole prompt, and one has windows."""
     trainable = make_trainable(checkpoint(family))
     batch = collate(trainable.examples, 2 * len(trainable.examples))
 

@@ -1,4 +1,4 @@
-"""Whether a row of a batch is alone: with other rows, padding, later tokens, and rows packed before it."""
+"""Whether a row of a batch is alone: with other rows, padding, later tokens, and rows joined or packed before it."""
 
 import attrs
 
@@ -9,6 +9,9 @@ from .subject import OTHER_SHAPE, PIXELS, SAME_SHAPE, LeftOut, Subject, bounded,
 
 MULTIPLES = (64, 128, 256)
 """Of tokens: rows are padded to the first one that is more than they need. Some models have few positions."""
+
+FILLED = 2
+"""How many times as many rows as examples the batch has whose rows are joined: half of it is padding at least."""
 
 LEAST = {"float32": 1e-4, "tf32": 1e-3, "rounded": 3e-3}
 """Share of the spread by which another image changes logits at least."""
@@ -79,6 +82,24 @@ def check_causality(subject: Subject) -> str:
         )
         worst = max(worst, bounded(share_of(after[:-1], before[:-1]), SAME_SHAPE[subject.precision], problem))
     return f"earlier logits are off by {worst:.1e} when a later token changes"
+
+
+def check_joining(subject: Subject) -> str | LeftOut:
+    """Join padded rows to one behind the embedding, as a step does: each has the logits that it has alone."""
+    examples = subject.examples
+    batch = collate(examples, FILLED * len(examples))
+    n_places = subject.backbone.count_places(batch)
+    if n_places == batch.tokens.size:
+        return LeftOut("padded rows of this family are not joined")
+    worst = 0.0
+    found = subject.row_logits(batch, range(len(examples)), joined=True)
+    for example, joined in zip(examples, found, strict=True):
+        problem = (
+            f"the logits of {example.source} {{found}} when the rows of its batch are joined: rows see one another; do "
+            "not train this model with a batch_size above 1, and report it"
+        )
+        worst = max(worst, bounded(share_of(joined, subject.alone(example)), OTHER_SHAPE[subject.precision], problem))
+    return f"{len(examples)} rows joined to one of {n_places} tokens; off by {worst:.1e}"
 
 
 def check_packing(subject: Subject) -> str | LeftOut:

@@ -16,7 +16,7 @@ from ...system.nouns import with_noun
 from ..checks import Outcome
 from .adapter import check_adapter
 from .answers import check_answers
-from .apart import check_causality, check_images, check_packing, check_padding, check_rows
+from .apart import check_causality, check_images, check_joining, check_packing, check_padding, check_rows
 from .masks import check_masks
 from .opening import describe_model, encode_rows, find_bad_weights, open_subject, without_rows
 from .quantized import check_quantized
@@ -36,6 +36,7 @@ CHECKS: Mapping[str, Check] = {
     "rows": _alone(check_rows),
     "padding": _alone(check_padding),
     "later tokens": _alone(check_causality),
+    "joining": _alone(check_joining),
     "packing": _alone(check_packing),
     "compiled": _alone(check_compiled),
     "gradients": _alone(check_gradients),

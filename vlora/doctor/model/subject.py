@@ -93,18 +93,19 @@ class Subject:
         """Make a training state of plain gradient descent."""
         return init_state(self.backbone, make_optimizer(PLAIN))._replace(params=self.params)
 
-    def logits(self, batch: Batch, places: IntArray) -> FloatArray:
-        """Compute logits at flat places of a batch, f32[N, V]."""
+    def logits(self, batch: Batch, places: IntArray, *, joined: bool = False) -> FloatArray:
+        """Compute logits at flat places of a batch, f32[N, V]; of padded rows, or of joined ones as a step does."""
         backbone = self.backbone
+        embed = backbone.embed if joined or batch.segment_ids is not None else backbone.embed_rows
         with bound_params(backbone.module, self.params), backbone.overrides():
-            found = backbone.logits(batch.tokens, *backbone.embed(batch), mx.array(places.astype(np.int32)))
+            found = backbone.logits(batch.tokens, *embed(batch), mx.array(places.astype(np.int32)))
             return np.array(found.astype(mx.float32))
 
-    def row_logits(self, batch: Batch, rows: Sequence[int]) -> list[FloatArray]:
+    def row_logits(self, batch: Batch, rows: Sequence[int], *, joined: bool = False) -> list[FloatArray]:
         """Compute the logits of some of a batch's examples, at the same places of each whatever the batch."""
         spans, length = batch.spans, batch.tokens.shape[1]
         places = [probed(batch.rows[row]) + spans[row][0] * length + spans[row][1] for row in rows]
-        found = self.logits(batch, np.concatenate(places))
+        found = self.logits(batch, np.concatenate(places), joined=joined)
         return np.split(found, np.cumsum([len(own) for own in places])[:-1])
 
     def alone(self, example: Example) -> FloatArray:

@@ -6,6 +6,7 @@ values read on the host; then the language model, which is run here, gets dense 
 would replace the causal one) and no cache.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -13,6 +14,7 @@ import attrs
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_vlm.models.rope_utils import SuScaledRoPE
 
 from ...ops.buckets import SMALLEST_BUCKET
 from ...output.base_identity import BaseIdentity
@@ -26,6 +28,7 @@ from ..forward.joined import (
     can_join,
     choose_joined,
     join_inputs,
+    most_places,
     part_gradients,
     plan_joined,
     with_positions,
@@ -59,7 +62,7 @@ class MlxVlmBackbone(Embedder):
     base_note: str | None = attrs.field(default=None, init=False)
     _head_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _is_causal: bool | None = attrs.field(default=None, init=False)
-    _joins: bool | None = attrs.field(default=None, init=False)
+    _most_joined: int | None = attrs.field(default=None, init=False)
     _vocabulary: Vocabulary | None = attrs.field(default=None, init=False)
 
     @property
@@ -116,13 +119,29 @@ class MlxVlmBackbone(Embedder):
 
         Parts of the model are replaced meanwhile: it is asked for the first time where no other thread uses the model.
         """
-        if self._joins is None:
-            self._joins = self.family.forward.packs and self.is_causal and self._takes_positions()
-        return self._joins
+        if self._most_joined is None:
+            may_share = self.family.forward.packs and self.is_causal
+            self._most_joined = self._count_most() if may_share else 0
+        return self._most_joined > 0
 
-    def _takes_positions(self) -> bool:
+    def _count_most(self) -> int:
+        """Count the places that a joined row may have at most; 0 if rows cannot be joined."""
         ids, fields = probe_inputs(self.module, self.family)
-        return can_join(with_positions(fields, self.language_model, ids.shape), self.family.forward.layouts)
+        fields = with_positions(fields, self.language_model, ids.shape)
+        if not can_join(fields, self.family.forward.layouts):
+            return 0
+        return most_places(fields, self.farthest_position())
+
+    def farthest_position(self) -> int:
+        """Find the first position that the language model treats otherwise, by the row's length or in steps."""
+        with self.overrides():
+            # A subclass where a correction lets each example have its own length.
+            ropes = [part for part in self.module.modules() if type(part) is SuScaledRoPE]
+        limits = [int(rope.original_max_position_embeddings) for rope in ropes]
+        scaling = getattr(getattr(self.language_model, "config", None), "rope_parameters", None) or {}
+        if scaling.get("llama_4_scaling_beta"):
+            limits.append(int(scaling["original_max_position_embeddings"]))
+        return min(limits, default=sys.maxsize)
 
     def length_multiple(self, counts: Sequence[int], n_rows: int) -> int:
         """Say what the length of padded rows should be a multiple of, so that few shapes are traced.
@@ -131,8 +150,12 @@ class MlxVlmBackbone(Embedder):
             counts: Tokens of each example.
             n_rows: Rows of the batch.
         """
-        chosen = choose_joined(counts, n_rows) if self.joins else None
+        chosen = self._choose_joined(counts, n_rows)
         return SMALLEST_BUCKET if chosen is None else chosen[0]
+
+    def _choose_joined(self, counts: Sequence[int], n_rows: int) -> tuple[int, int] | None:
+        chosen = choose_joined(counts, n_rows) if self.joins else None
+        return chosen if chosen is not None and chosen[1] <= (self._most_joined or 0) else None
 
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
         """Make the language model's inputs of a batch, and say where its examples are if they share rows.
@@ -171,9 +194,9 @@ class MlxVlmBackbone(Embedder):
 
     def _count_joined(self, batch: Batch) -> int | None:
         """Count the places of the row to which a batch's are joined; None where they cannot be, or need not."""
-        if batch.segment_ids is not None or not self.joins:
+        if batch.segment_ids is not None:
             return None
-        chosen = choose_joined([len(example.tokens) for example in batch.rows], batch.tokens.shape[0])
+        chosen = self._choose_joined([len(example.tokens) for example in batch.rows], batch.tokens.shape[0])
         return None if chosen is None else chosen[1]
 
     def logits(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:

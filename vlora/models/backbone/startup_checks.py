@@ -1,12 +1,10 @@
 """Checks on the first rows before training: for a family without a proof, and for packed rows."""
 
 import itertools
-import sys
 from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
-from mlx_vlm.models.rope_utils import SuScaledRoPE
 
 from ...data.collate import collate, collate_packed
 from ...errors import ModelError
@@ -47,7 +45,7 @@ def check_family(backbone: MlxVlmBackbone, examples: Sequence[Example], model_ty
     batch = collate(examples[:1])
     last = len(examples[0].tokens) - 2
     with backbone.overrides():
-        differentiable, auxiliary = backbone.embed(batch)
+        differentiable, auxiliary = backbone.embed_rows(batch)
         tokens, changed = _with_another(batch.tokens, differentiable, auxiliary, last)
         logits = np.array(backbone.all_logits(tokens, changed, auxiliary).astype(mx.float32))
     if last > 0 and _differs(alone[0][:last], logits[0, :last]):
@@ -71,7 +69,7 @@ def check_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], length:
         ModelError: A row's logits change when others are packed before it, or positions as far from the row's
             beginning as a pack reaches mean something else to the model.
     """
-    farthest = _farthest_position(backbone)
+    farthest = backbone.farthest_position()
     if length > farthest:
         msg = (
             f"train.pack_length: packed rows of {length} tokens were asked for, and this {model_type} model treats "
@@ -98,19 +96,6 @@ def check_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], length:
             raise ModelError(msg)
 
 
-def _farthest_position(backbone: MlxVlmBackbone) -> int:
-    """Find the first position that a model treats differently, by the row's length or in steps."""
-    module = backbone.module
-    with backbone.overrides():
-        # A subclass where a correction lets each example have its own length.
-        ropes = [part for part in module.modules() if type(part) is SuScaledRoPE]
-    limits = [int(rope.original_max_position_embeddings) for rope in ropes]
-    scaling = getattr(getattr(backbone.language_model, "config", None), "rope_parameters", None) or {}
-    if scaling.get("llama_4_scaling_beta"):
-        limits.append(int(scaling["original_max_position_embeddings"]))
-    return min(limits, default=sys.maxsize)
-
-
 def _with_another(tokens: mx.array, differentiable: Tree, auxiliary: Tree, place: int) -> tuple[mx.array, Tree]:
     """Replace one token of a row by the first one: its embedding, or its id where the decoder embeds by itself.
 
@@ -134,7 +119,7 @@ def _logits(
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
     batch = collate(examples)
     with backbone.overrides():
-        logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
+        logits = backbone.all_logits(batch.tokens, *backbone.embed_rows(batch))
     return np.array(logits.astype(mx.float32))
 
 

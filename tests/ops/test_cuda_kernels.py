@@ -20,7 +20,7 @@ from vlora.ops.cuda_kernels import (
     row_losses_gradient,
     unpack_words,
 )
-from vlora.ops.functional import move, rms_norm, swiglu, take_rows
+from vlora.ops.functional import move, rms_norm, rotate, swiglu, take_rows
 from vlora.train.objectives.sft import loss_fn
 
 INPUTS, OUTPUTS = 64, 96
@@ -87,6 +87,7 @@ def test_nothing_gives_nothing() -> None:
     """Without a row no kernel is begun, which CUDA would refuse."""
     rows, numbers, weight = mx.zeros((0, 64)), mx.zeros((0,)), mx.ones(64)
     targets = numbers.astype(mx.int32)
+    heads, angles = mx.zeros((2, 0, 3, 64)), mx.zeros((2, 0, 1, 2, 32))
 
     found = [
         norm_rows(rows, weight, 1e-6),
@@ -95,9 +96,12 @@ def test_nothing_gives_nothing() -> None:
         *row_losses(rows, targets),
         row_losses_gradient(rows, targets, numbers, numbers),
         unpack_words(rows.astype(mx.uint32), mx.zeros((0, 4)), mx.zeros((0, 4)), 128, 8),
+        cuda_kernels.move_rows(rows, targets.reshape(2, 0), (64,)),
+        cuda_kernels.rotate_halves(heads, angles, angles),
     ]
 
-    assert [value.shape for value in found] == [(0, 64), (0, 64), (0,), (0,), (0,), (0,), (0, 64), (0, 256)]
+    shapes = [(0, 64), (0, 64), (0,), (0,), (0,), (0,), (0, 64), (0, 256), (2, 0, 64), heads.shape]
+    assert [value.shape for value in found] == shapes
 
 
 @cuda
@@ -194,3 +198,72 @@ def test_moved_rows_are_those_that_mlx_takes(dtype: mx.Dtype, elsewhere: Elsewhe
 
     assert mx.array_equal(take_rows(x, rows), elsewhere(take_rows, x, rows))
     same(pulled(counted, x), elsewhere(pulled, counted, x), dtype)
+
+
+@cuda
+@dtypes
+def test_rows_move_between_arrays_of_several_axes(dtype: mx.Dtype, elsewhere: Elsewhere) -> None:
+    """Rows of heads become rows of numbers, in an order that no axis has; the gradient has the first array's shape."""
+    x = normal(2, 5, 3, 16, dtype=dtype)
+    order = np.random.default_rng(0).permutation(12)
+    rows = np.where(order < 10, order, -1).astype(np.int32)
+    back = np.full(10, -1, dtype=np.int32)
+    back[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+    to, fro = mx.array(rows.reshape(3, 4)), mx.array(back.reshape(2, 5))
+
+    def counted(x: mx.array) -> mx.array:
+        return mx.where((to >= 0)[..., None], move(x, to, fro, (48,)), 0)
+
+    found = pulled(counted, x)
+    assert [value.shape for value in found] == [(3, 4, 48), (2, 5, 3, 16)]
+    same(found, elsewhere(pulled, counted, x), dtype)
+    same([take_rows(x, to, (3, 16))], [elsewhere(take_rows, x, to, (3, 16))], dtype)
+
+
+@cuda
+@dtypes
+@pytest.mark.parametrize("shape", [(2, 5, 3, 64), (1, 300, 7, 128), (3, 4, 1, 16), (1, 9, 2, 80), (2, 3, 4, 12)])
+def test_rotations_are_mlx_own(shape: tuple[int, ...], dtype: mx.Dtype, elsewhere: Elsewhere) -> None:
+    """Result and gradient, other angles for each place and pair; halves that are no whole loads are left to MLX."""
+    n_rows, n_places, _, width = shape
+    x = normal(*shape, dtype=dtype)
+    # Both halves have cosines and sines of their own, so that none can stand for the other.
+    cosines, sines = (normal(n_rows, n_places, 1, 2, width // 2, dtype=dtype, seed=seed) for seed in (1, 2))
+
+    def turned(x: mx.array) -> mx.array:
+        return rotate(x, cosines, sines)
+
+    same(pulled(turned, x), elsewhere(pulled, turned, x), dtype)
+    same(mx.compile(lambda x: pulled(turned, x))(x), elsewhere(pulled, turned, x), dtype)
+    swapped = x.transpose(0, 2, 1, 3)
+    same(
+        pulled(lambda x: turned(x.transpose(0, 2, 1, 3)), mx.contiguous(swapped)),
+        elsewhere(pulled, lambda x: turned(x.transpose(0, 2, 1, 3)), mx.contiguous(swapped)),
+        dtype,
+    )
+
+
+@cuda
+def test_rotations_with_angles_of_another_type_are_mlx_own(elsewhere: Elsewhere) -> None:
+    """The kernel reads one type; the result has the type of what is rotated."""
+    x = normal(2, 5, 3, 64, dtype=mx.bfloat16)
+    cosines, sines = (normal(2, 5, 1, 2, 32, seed=seed) for seed in (1, 2))
+    same(
+        pulled(lambda x: rotate(x, cosines, sines), x),
+        elsewhere(pulled, lambda x: rotate(x, cosines, sines), x),
+        mx.bfloat16,
+    )
+
+
+@cuda
+@dtypes
+def test_arrays_of_many_axes_are_read_as_they_are(dtype: mx.Dtype, elsewhere: Elsewhere) -> None:
+    """Norms and gates of four axes, one of which is 1."""
+    x, weight = normal(1, 7, 3, 128, dtype=dtype), 1 + 0.1 * normal(128, dtype=dtype, seed=1)
+    same(
+        pulled(lambda x: rms_norm(x, weight, 1e-6), x),
+        elsewhere(pulled, lambda x: rms_norm(x, weight, 1e-6), x),
+        dtype,
+    )
+    up = normal(1, 7, 3, 128, dtype=dtype, seed=2)
+    same(pulled(swiglu, x, up), elsewhere(pulled, swiglu, x, up), dtype)

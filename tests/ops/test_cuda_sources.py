@@ -12,13 +12,13 @@ from vlora.ops.cuda_sources import FOLDER, read_source
 from vlora.system.package import source_files
 
 COMPILED = {
-    mx.float32: "1e5dd59b7f50f1fbb3353b46d0c0185702b34e924b2c7dc200a39b3181552673",
-    mx.bfloat16: "96e83823dd53d5237ee026771cab5dc5f7dccb33e3da9dadc6a69b3ee9e38e12",
-    mx.float16: "6cdfed44cb02461e505a672c263251e5d73773e081b2051d4b6030c018316300",
+    mx.float32: "77e1937161f95b25633efe398352489ee0080543b1538187e6db3089ed162395",
+    mx.bfloat16: "069983bff0ec5fc2f523f225fe1f898e267aafa8233b90aeee0cf6c80ed599ff",
+    mx.float16: "ec58dbf986fe749a5da2a359239bd54b14a933dff44beb87a16d5798f1d1e432",
 }
 """SHA-256 of all that NVRTC is given, by the arrays' type: with a new kernel it is another."""
 
-BY_MLX = "cedddfa1e0cae670d8da931650727c87350ba31b3e07e92d5317f7dab0f019f8"
+BY_MLX = "d4a1ccef06d24aef8199d37b4dfaa3e1cf17173f90edc2d883ceea2af09bb716"
 """Likewise of what `mx.fast.cuda_kernel` is given."""
 
 

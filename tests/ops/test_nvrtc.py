@@ -13,6 +13,7 @@ from vlora.ops.cuda_kernels import (
     move_rows,
     norm_rows,
     norm_rows_gradient,
+    rotate_halves,
     row_losses,
     row_losses_gradient,
     unpack_words,
@@ -126,7 +127,10 @@ def call_all(dtype: mx.Dtype) -> None:
     logits, targets, factors = mx.zeros((3, 64), dtype), mx.zeros(3, mx.int32), mx.zeros(3)
     row_losses(logits, targets)
     row_losses_gradient(logits, targets, factors, factors)
-    move_rows(logits, targets)
+    move_rows(logits, targets, (64,))
+    angles = mx.zeros((2, 3, 1, 2, 32), dtype)
+    for is_back in (False, True):
+        rotate_halves(mx.zeros((2, 3, 5, 64), dtype), angles, angles, is_back=is_back)
 
 
 @pytest.fixture
@@ -148,6 +152,19 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     cuda_kernels._kernel.cache_clear()
 
 
+LENGTHS = {
+    "unpack_words": [8 * 8, 8 * 16],
+    "norm_rows": [5, 5, 5],
+    "norm_rows_gradient": [5, 5, 5],
+    "gate_gradients": [64],
+    "row_losses": [3],
+    "row_losses_gradient": [3],
+    "move_rows": [3],
+    "rotate_halves": [2 * 3 * 5, 2 * 3 * 5],
+}
+"""How many numbers the first array of each kernel has, or rows of them, in the order of `call_all`."""
+
+
 def test_kernels_are_launched_with_their_first_length(compiler: Counting, launched: list[dict[str, Any]]) -> None:
     """In whole blocks; the sources name MLX in no place."""
     call_all(mx.bfloat16)
@@ -157,8 +174,9 @@ def test_kernels_are_launched_with_their_first_length(compiler: Counting, launch
         "unpack_words",
         "norm_rows_gradient",
     ]
+    for name, lengths in LENGTHS.items():
+        assert [launch["scalars"] for launch in launched if launch["name"] == name] == [[length] for length in lengths]
     for launch in launched:
-        assert launch["scalars"] == [launch["inputs"][0].shape[0]]
         assert launch["grid"][0] % launch["threadgroup"][0] == 0
     assert not [source for source in compiler.sources if "mlx" in source or "cg::" in source]
     # One kernel serves all lengths.
@@ -174,8 +192,30 @@ def test_mlx_compiles_where_nothing_else_does(launched: list[dict[str, Any]], mo
 
     assert launched
     for launch in launched:
-        assert f"int n_first = {launch['input_names'][0]}_shape[0];" in launch["source"]
+        assert f"n_numbers *= {launch['input_names'][0]}_shape[axis];" in launch["source"]
         assert "scalars" not in launch
+
+
+@pytest.mark.usefixtures("compiler")
+def test_arrays_of_any_axes_are_one_row_behind_another(launched: list[dict[str, Any]]) -> None:
+    """The kernels get the arrays as they are, and the shape that the result is wanted in."""
+    rows, weight = mx.zeros((2, 3, 5, 64), mx.bfloat16), mx.zeros(64, mx.bfloat16)
+    groups = mx.zeros((2, 8, 2), mx.bfloat16)
+    found = [
+        norm_rows(rows, weight, 1e-6),
+        norm_rows_gradient(rows, weight, 1e-6, rows),
+        *gate_gradients(rows, rows, rows),
+        move_rows(rows, mx.zeros((4, 7), mx.int32), (5, 64)),
+        unpack_words(mx.zeros((2, 8, 8), mx.uint32), groups, groups, 32, 4),
+    ]
+
+    assert [value.shape for value in found] == [rows.shape] * 4 + [(4, 7, 5, 64), (2, 8, 64)]
+    assert [launch["scalars"] for launch in launched] == [[30], [30], [30 * 64], [28], [2 * 8 * 8]]
+    for launch in launched:
+        work = launch["grid"][0]
+        assert work % launch["threadgroup"][0] == 0
+    assert launched[0]["grid"][0] >= 30 * 8
+    assert launched[3]["grid"][0] >= 28 * 5 * 8
 
 
 @pytest.mark.skipif(nvrtc.find_compiler() is None, reason="needs NVRTC and CUDA's headers")

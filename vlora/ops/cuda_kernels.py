@@ -7,6 +7,7 @@ fall back to MLX's own operations, which the kernels are tested against.
 """
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,15 @@ WORD_ALIGNED = (4, 8)
 
 LOSS_LANES = 1024
 """Threads that read a row of logits."""
+
+COUNTING = """
+    size_t n_numbers = 1;
+    for (int axis = 0; axis < {name}_ndim; ++axis) {{
+      n_numbers *= {name}_shape[axis];
+    }}
+    int n_first = n_numbers / {unit};
+"""
+"""How a kernel that MLX compiles finds `n_first`: neither an array's size nor how many axes it has is compiled in."""
 
 C_TYPES = {
     mx.float32: "float",
@@ -100,7 +110,7 @@ def unpack_words(weight: mx.array, scales: mx.array, biases: mx.array, group_siz
     """
     shape = (*weight.shape[:-1], weight.shape[-1] * 32 // bits)
     template = {"T": scales.dtype, "GROUP": group_size, "BITS": bits}
-    given = {"weight": weight.reshape(-1), "scales": scales, "biases": biases}
+    given = {"weight": weight, "scales": scales, "biases": biases}
     return _run("unpack_words", given, template, weight.size, {"out": shape}, scales.dtype)[0]
 
 
@@ -108,19 +118,19 @@ def norm_rows(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     """RMS normalization of rows that share a warp.
 
     Args:
-        x: f[N, D], D as `lanes_of` takes it.
+        x: f[..., D], D as `lanes_of` takes it.
         weight: f[D] of the same type.
         eps: Added to the mean square.
 
     Returns:
-        f[N, D].
+        f[..., D].
     """
     given = {"x": x, "weight": weight}
     return _run_rows("norm_rows", given, eps)
 
 
 def norm_rows_gradient(x: mx.array, weight: mx.array, eps: float, cotangent: mx.array) -> mx.array:
-    """Compute the gradient of `norm_rows`, f[N, D], for its rows."""
+    """Compute the gradient of `norm_rows`, f[..., D], for its rows."""
     given = {"x": x, "weight": weight, "cotangent": cotangent}
     return _run_rows("norm_rows_gradient", given, eps)
 
@@ -129,12 +139,12 @@ def gate_gradients(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[m
     """Compute the gradients of `silu(gate) * up` for both inputs in one pass.
 
     Args:
-        gate: f[N], N a multiple of the elements of a load.
-        up: f[N] of the same type.
-        cotangent: f[N] of the same type.
+        gate: f[...] of whole loads.
+        up: As the gate.
+        cotangent: As the gate.
 
     Returns:
-        f[N] twice: for `gate` and for `up`.
+        f[...] twice: for `gate` and for `up`.
     """
     given = {"gate": gate, "up": up, "cotangent": cotangent}
     n_threads = gate.size * gate.dtype.size // LOAD_BYTES
@@ -143,22 +153,45 @@ def gate_gradients(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[m
     return of_gate, of_up
 
 
-def move_rows(x: mx.array, rows: mx.array) -> mx.array:
+def rotate_halves(x: mx.array, cosines: mx.array, sines: mx.array, *, is_back: bool = False) -> mx.array:
+    """Rotate the halves of heads against each other, reading each number once.
+
+    Products and sums are rounded as MLX's operations round them.
+
+    Args:
+        x: f[B, T, H, D], D / 2 numbers of whole loads.
+        cosines: f[B, T, 1, 2, D / 2] of the same type.
+        sines: As the cosines, those of the first half negated.
+        is_back: Rotate by the negative angles.
+
+    Returns:
+        f[B, T, H, D].
+    """
+    n_heads, width = x.shape[2:]
+    given = {"x": x, "cosines": cosines, "sines": sines}
+    template = {"T": x.dtype, "HEADS": n_heads, "HALF": width // 2, "SIGN": -1 if is_back else 1}
+    n_threads = x.size * x.dtype.size // (2 * LOAD_BYTES)
+    return _run("rotate_halves", given, template, n_threads, {"out": x.shape}, x.dtype, unit=width)[0]
+
+
+def move_rows(x: mx.array, rows: mx.array, shape: Sequence[int]) -> mx.array:
     """Gather rows of whole loads, 16 bytes a thread.
 
     MLX's own gather (backend/cuda/indexing.cpp of 0.32) moves an element a thread, and takes several times as long.
 
     Args:
-        x: f[N, W], W numbers of whole loads.
-        rows: i32[R], numbers of its rows; a negative one stands for zeros.
+        x: f[...], one row behind another.
+        rows: i32[...], numbers of its rows; a negative one stands for zeros.
+        shape: Of one row: numbers of whole loads.
 
     Returns:
-        f[R, W].
+        f[*rows.shape, *shape].
     """
     given = {"rows": rows, "x": x}
-    template = {"T": x.dtype, "WIDTH": x.shape[1]}
-    n_threads = rows.size * x.shape[1] * x.dtype.size // LOAD_BYTES
-    return _run("move_rows", given, template, n_threads, {"out": (rows.size, x.shape[1])}, x.dtype)[0]
+    width = math.prod(shape)
+    n_threads = rows.size * width * x.dtype.size // LOAD_BYTES
+    shapes = {"out": (*rows.shape, *shape)}
+    return _run("move_rows", given, {"T": x.dtype, "WIDTH": width}, n_threads, shapes, x.dtype)[0]
 
 
 def row_losses(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
@@ -175,7 +208,9 @@ def row_losses(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]
     template = {"T": logits.dtype, "WIDTH": logits.shape[1], "LANES": LOSS_LANES}
     shapes = {"losses": targets.shape, "normalizers": targets.shape}
     n_threads = targets.size * LOSS_LANES
-    losses, normalizers = _run("row_losses", given, template, n_threads, shapes, mx.float32, n_block=LOSS_LANES)
+    losses, normalizers = _run(
+        "row_losses", given, template, n_threads, shapes, mx.float32, unit=logits.shape[1], n_block=LOSS_LANES
+    )
     return losses, normalizers
 
 
@@ -184,14 +219,16 @@ def row_losses_gradient(logits: mx.array, targets: mx.array, normalizers: mx.arr
     given = {"logits": logits, "targets": targets, "normalizers": normalizers, "cotangent": cotangent}
     template = {"T": logits.dtype, "WIDTH": logits.shape[1]}
     n_threads = logits.size * logits.dtype.size // LOAD_BYTES
-    return _run("row_losses_gradient", given, template, n_threads, {"out": logits.shape}, logits.dtype)[0]
+    shapes = {"out": logits.shape}
+    return _run("row_losses_gradient", given, template, n_threads, shapes, logits.dtype, unit=logits.shape[1])[0]
 
 
 def _run_rows(name: str, given: Mapping[str, mx.array], eps: float) -> mx.array:
     x = given["x"]
-    shared = lanes_of(x.shape[1], x.dtype)
+    width = x.shape[-1]
+    shared = lanes_of(width, x.dtype)
     if shared is None:
-        msg = f"rows of {x.shape[1]} numbers cannot be shared out among threads"
+        msg = f"rows of {width} numbers cannot be shared out among threads"
         raise ValueError(msg)
     lanes, loads = shared
     template = {"T": x.dtype, "LANES": lanes, "LOADS": loads}
@@ -202,9 +239,10 @@ def _run_rows(name: str, given: Mapping[str, mx.array], eps: float) -> mx.array:
         name,
         given,
         template,
-        x.shape[0] * lanes,
+        x.size // width * lanes,
         shapes,
         x.dtype,
+        unit=width,
         # Finds a thread's row, the place of its first load, and whether there is such a row.
         start=read_source("rows"),
         constant=constant,
@@ -220,6 +258,7 @@ def _run(
     shapes: Mapping[str, Sequence[int]],
     dtype: mx.Dtype,
     *,
+    unit: int = 1,
     start: str = "",
     constant: str = "",
     n_block: int = THREADS,
@@ -242,14 +281,14 @@ def _run(
     code = _compiled(whole_source(name, source, header, dtypes, tuple(shapes), dtype, constants))
     results: list[mx.array]
     if code is None:
-        counting = f"    int n_first = {next(iter(given))}_shape[0];\n"
+        counting = COUNTING.format(name=next(iter(given)), unit=unit)
         results = _kernel(name, tuple(given), tuple(shapes), counting + source, header)(template=constants, **launch)
         return results
     results = mx.fast.precompiled_cuda_kernel(
         name=name,
         compiled_source=code,
         # No size of an array is compiled in: there would be as many kernels.
-        scalars=[next(iter(given.values())).shape[0]],
+        scalars=[next(iter(given.values())).size // unit],
         ensure_row_contiguous=True,
         **launch,
     )
@@ -277,7 +316,7 @@ def whole_source(
         template: Types and numbers that the body is compiled for, by their names.
 
     Returns:
-        CUDA C++; the last argument, `n_first`, is the length of the first array.
+        CUDA C++; the last argument, `n_first`, says how many numbers, or rows of them, the first array has.
     """
     parameters = [f"const {C_TYPES[given]}* {array}" for array, given in inputs.items()]
     parameters += [f"{C_TYPES[dtype]}* {array}" for array in outputs]

@@ -1,12 +1,22 @@
 """Layer functions with custom gradients: the same results with fewer passes over memory and fewer kept arrays. Pure."""
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import mlx.core as mx
 
 from .cpu_exp import along_rows, shifted_exp_rows
-from .cuda_kernels import can_read_whole, gate_gradients, lanes_of, move_rows, norm_rows, norm_rows_gradient, on_cuda
+from .cuda_kernels import (
+    can_read_whole,
+    gate_gradients,
+    lanes_of,
+    move_rows,
+    norm_rows,
+    norm_rows_gradient,
+    on_cuda,
+    rotate_halves,
+)
 from .custom_vjp import custom_vjp, depends_on
 
 Arrays = tuple[mx.array, ...]
@@ -25,9 +35,7 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     @product.vjp
     def product_vjp(primals: tuple[mx.array, mx.array], cotangent: mx.array) -> tuple[mx.array, mx.array]:
         if can_read_whole(cotangent.size, *primals, cotangent):
-            flat = (value.reshape(-1) for value in (*primals, cotangent))
-            of_gate, of_up = gate_gradients(*flat)
-            return of_gate.reshape(cotangent.shape), of_up.reshape(cotangent.shape)
+            return gate_gradients(*primals, cotangent)
         gate, up = (depends_on(primal, cotangent) for primal in primals)
         sigmoid = mx.sigmoid(gate)
         # Each gradient is computed separately: a shared intermediate array would be written to memory.
@@ -51,13 +59,18 @@ def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
     Returns:
         f[B, T, H, D] in the type of `x`.
     """
+    n_pairs = x.shape[-1] // 2
+    has_own = cosines.shape == sines.shape == (*x.shape[:2], 1, 2, n_pairs)
+    is_whole = has_own and can_read_whole(n_pairs, x, cosines, sines)
 
     @custom_vjp(keeps="inputs")
     def rotated(x: mx.array) -> mx.array:
-        return _rotated(x, cosines, sines)
+        return rotate_halves(x, cosines, sines) if is_whole else _rotated(x, cosines, sines)
 
     @rotated.vjp
     def rotated_vjp(_: mx.array, cotangent: mx.array) -> mx.array:
+        if is_whole:
+            return rotate_halves(cotangent, cosines, sines, is_back=True)
         return _rotated(cotangent, cosines, -sines)
 
     return cast("mx.array", rotated(x))
@@ -141,14 +154,13 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     @custom_vjp(keeps="inputs")
     def norm(x: mx.array) -> mx.array:
         if is_shared and x.shape[-1] <= NARROW:
-            return norm_rows(x.reshape(-1, x.shape[-1]), weight, eps).reshape(x.shape)
+            return norm_rows(x, weight, eps)
         return mx.fast.rms_norm(x, weight, eps)
 
     @norm.vjp
     def norm_vjp(x: mx.array, cotangent: mx.array) -> mx.array:
         if is_shared:
-            rows, towards = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, x.shape[-1])
-            return norm_rows_gradient(rows, weight, eps, towards).reshape(x.shape)
+            return norm_rows_gradient(x, weight, eps, cotangent)
         scaled = cotangent * weight
         # With a weight of another type the result has the promoted type.
         _outputs, gradients = mx.vjp(lambda x: mx.fast.rms_norm(x, None, eps).astype(scaled.dtype), [x], [scaled])
@@ -157,44 +169,55 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     return cast("mx.array", norm(x))
 
 
-def take_rows(x: mx.array, rows: mx.array) -> mx.array:
+def take_rows(x: mx.array, rows: mx.array, shape: Sequence[int] | None = None) -> mx.array:
     """Take rows of an array by their numbers.
 
     Args:
-        x: f[N, ...].
-        rows: i32[R]; a negative number stands for zeros.
+        x: f[N, ...], or f[...] of rows of `shape`.
+        rows: i32[...]; a negative number stands for zeros.
+        shape: Of a row; None for what is behind the first axis.
 
     Returns:
-        f[R, ...].
+        f[*rows.shape, *shape].
     """
-    if can_read_whole(math.prod(x.shape[1:]), x):
-        return move_rows(x.reshape(x.shape[0], -1), rows).reshape(-1, *x.shape[1:])
-    is_row = (rows >= 0).reshape(-1, *[1] * (x.ndim - 1))
+    shape = x.shape[1:] if shape is None else shape
+    if can_read_whole(math.prod(shape), x):
+        return move_rows(x, rows, shape)
+    is_row = (rows >= 0).reshape(*rows.shape, *[1] * len(shape))
     # A plain 0 would make numbers of truth values.
-    return mx.where(is_row, x[mx.maximum(rows, 0)], mx.array(0, x.dtype))
+    return mx.where(is_row, _some_rows(x, rows, shape), mx.array(0, x.dtype))
 
 
-def move(x: mx.array, rows: mx.array, back: mx.array) -> mx.array:
+def _some_rows(x: mx.array, rows: mx.array, shape: Sequence[int]) -> mx.array:
+    """Take rows, and the first of them where a number is negative."""
+    taken: mx.array = x.reshape(-1, *shape)[mx.maximum(rows, 0)]
+    return taken
+
+
+def move(x: mx.array, rows: mx.array, back: mx.array, shape: Sequence[int] | None = None) -> mx.array:
     """Move rows to other places; each comes to one place at most, so that the gradient is such a move as well.
 
     MLX's own gradient of a gather adds up atomically.
 
     Args:
-        x: f[N, ...].
-        rows: i32[R], numbers of its rows; where one is negative, the result is of some row or zeros, and no gradient
+        x: f[*back.shape, ...].
+        rows: i32[...], numbers of its rows; where one is negative, the result is of some row or zeros, and no gradient
             may reach that place.
-        back: i32[N], numbers of the result's rows; negative for a row that has no place there.
+        back: i32[...], numbers of the result's rows; negative for a row that has no place there.
+        shape: Of a row in the result; None for the one that it has.
 
     Returns:
-        f[R, ...].
+        f[*rows.shape, *shape].
     """
+    own = x.shape[back.ndim :]
+    given = own if shape is None else shape
 
     @custom_vjp(keeps="inputs")
     def moved(x: mx.array) -> mx.array:
-        return take_rows(x, rows) if on_cuda() else x[mx.maximum(rows, 0)]
+        return take_rows(x, rows, given) if on_cuda() else _some_rows(x, rows, given)
 
     @moved.vjp
     def moved_vjp(_: mx.array, cotangent: mx.array) -> mx.array:
-        return take_rows(cotangent, back)
+        return take_rows(cotangent, back, own)
 
     return cast("mx.array", moved(x))

@@ -165,6 +165,7 @@ def _move(value: Tree, spec: PadSpec, places: mx.array, shape: tuple[int, ...]) 
         return [_move(layer, spec, places, shape) for layer in value]
     axis = spec.batch_axis % value.ndim
     before, behind = value.shape[:axis], value.shape[axis + 2 :]
-    flat = value.reshape(*before, -1, *behind)
-    moved = mx.take(flat, places, axis=axis) if axis else take_rows(flat, places)
+    if not axis:
+        return take_rows(value, places.reshape(shape), behind)
+    moved = mx.take(value.reshape(*before, -1, *behind), places, axis=axis)
     return moved.reshape(*before, *shape, *behind)

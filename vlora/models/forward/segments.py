@@ -181,6 +181,4 @@ def _move(x: mx.array, to: mx.array, back: mx.array) -> mx.array:
         to: i32[R, L], flat places of x; where there is none, the result is of some place, which no gradient reaches.
         back: i32[B, T], flat places of the result; -1 where there is none.
     """
-    n_heads, width = x.shape[1], x.shape[3]
-    flat = x.transpose(0, 2, 1, 3).reshape(-1, n_heads, width)
-    return move(flat, to.reshape(-1), back.reshape(-1)).reshape(*to.shape, n_heads, width).transpose(0, 2, 1, 3)
+    return move(x.transpose(0, 2, 1, 3), to, back).transpose(0, 2, 1, 3)

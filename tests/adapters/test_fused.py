@@ -1,6 +1,7 @@
 """Products of low rank, alone and of several projections together, against the plain formulas."""
 
 import functools
+import io
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -9,10 +10,10 @@ import pytest
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from tests.adapters.test_layers import INPUTS, RANK, SCALE, SCHEMES, make_layer, make_linear, normal
+from tests.adapters.test_layers import INPUTS, OUTPUTS, RANK, SCALE, SCHEMES, make_layer, make_linear, normal
 from vlora.adapters.attach import attach_lora
 from vlora.adapters.attached import lora_layers
-from vlora.adapters.fused import multiply_low_rank
+from vlora.adapters.fused import LowRankUpdate, fused_lora_matmul, multiply_low_rank
 from vlora.adapters.layers import LoRALinear
 from vlora.ops.quantized import DEQUANTIZE_MIN_ROWS
 
@@ -85,6 +86,45 @@ def test_layers_of_one_input_compute_together(scheme: dict[str, object] | None, 
 
     for (name, found), (_, expected) in zip(tree_flatten(shared), tree_flatten(alone), strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-3 * float(mx.abs(expected).max()), err_msg=name)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("scales", [(SCALE,), (1.0, 1.0), (SCALE, SCALE, SCALE), (SCALE, 1.0, 0.25)], ids=str)
+def test_scales_take_no_operation(scales: tuple[float, ...], with_bias: bool) -> None:
+    """Updates of one scale, or of several and other ranks, are the plain formula; matrix products do the scaling."""
+    updates = [
+        LowRankUpdate(make_linear(bias=place != 1), scale, normal(INPUTS, place + 2), normal(place + 2, OUTPUTS))
+        for place, scale in enumerate(scales)
+    ]
+    x = normal(2, 5, INPUTS, seed=3)
+
+    factors = [factor for update in updates for factor in (update.lora_a, update.lora_b)]
+    cotangents = [normal(2, 5, OUTPUTS, seed=place) for place in range(len(updates))]
+    mx.eval(x, factors, cotangents, [update.linear.parameters() for update in updates])
+
+    def plain(given: list[LowRankUpdate], x: mx.array) -> list[mx.array]:
+        sums = [x @ u.linear.weight.T + u.scale * (x @ u.lora_a @ u.lora_b) for u in given]
+        return [y + u.linear.bias if with_bias and "bias" in u.linear else y for y, u in zip(sums, given, strict=True)]
+
+    def gradients(products: Callable[..., list[mx.array]]) -> list[mx.array]:
+        def run(x: mx.array, *factors: mx.array) -> list[mx.array]:
+            pairs = zip(updates, factors[::2], factors[1::2], strict=True)
+            return products([u._replace(lora_a=a, lora_b=b) for u, a, b in pairs], x)
+
+        outputs, found = mx.vjp(run, [x, *factors], cotangents)
+        return [*outputs, *found]
+
+    own = gradients(functools.partial(fused_lora_matmul, with_bias=with_bias))
+    for place, (found, wanted) in enumerate(zip(own, gradients(plain), strict=True)):
+        np.testing.assert_allclose(
+            found, wanted, rtol=1e-4, atol=1e-4 * float(mx.abs(wanted).max()), err_msg=str(place)
+        )
+
+    with io.StringIO() as graph:
+        mx.export_to_dot(graph, *gradients(functools.partial(fused_lora_matmul, with_bias=with_bias)))
+        # In the backward pass what is of the rank is multiplied, where scales differ.
+        n_apart = sum(scale != 1 for scale in scales) if len(set(scales)) > 1 else 0
+        assert graph.getvalue().count('"Multiply"') == n_apart
 
 
 @pytest.mark.parametrize("types", [(mx.bfloat16, mx.float32), (mx.float32, mx.bfloat16)], ids=str)

@@ -58,7 +58,8 @@ def fused_lora_matmul(updates: Sequence[LowRankUpdate], x: mx.array, *, with_bia
 
     One product with the A of all of them, and sums that are begun by the small product and gone on with by the large
     one, so that activations are read and written as rarely as can be. What lies between A and B has a row for each of
-    the rank: of that a layer's own part is whole, where MLX would copy columns before it multiplies them.
+    the rank: of that a layer's own part is whole, where MLX would copy columns before it multiplies them. Every
+    operation costs time on the host too, so that the scales are left to the matrix products.
 
     In the backward pass the factors' gradients are computed before anything goes on from the input's: otherwise an
     evaluation that follows the chain of activations down to the first layer would keep every layer's gradients alive
@@ -98,52 +99,64 @@ class _Together:
     Attributes:
         linears: The frozen layers.
         scales: Those of the updates.
-        spans: Which rows of the joined products with A are each update's.
+        starts: Where the rank of each update but the first begins among those of all.
         with_bias: Whether the layers' biases are added.
     """
 
     linears: Sequence[nn.Module]
     scales: Sequence[float]
-    spans: Sequence[slice]
+    starts: Sequence[int]
     with_bias: bool
 
     @classmethod
     def of(cls, updates: Sequence[LowRankUpdate], *, with_bias: bool) -> "_Together":
         ends = list(itertools.accumulate(update.lora_a.shape[1] for update in updates))
-        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        return cls([update.linear for update in updates], [update.scale for update in updates], spans, with_bias)
+        return cls([update.linear for update in updates], [update.scale for update in updates], ends[:-1], with_bias)
 
-    def scaled(self, factors: Sequence[mx.array]) -> mx.array:
-        """Join the factors A: the smallest of all that could be multiplied with the scale."""
-        if len(set(self.scales)) == 1:
-            return self.scales[0] * joined(factors[::2], 1)
-        return joined([scale * a for a, scale in zip(factors[::2], self.scales, strict=True)], 1)
+    def apart(self, value: mx.array, axis: int) -> list[mx.array]:
+        """Take what has the rank of all updates along an axis apart."""
+        return list(mx.split(value, self.starts, axis=axis)) if self.starts else [value]
 
     def products(self, x: mx.array, factors: Sequence[mx.array]) -> tuple[mx.array, ...]:
         """Compute the products with A, f[sum of R, rows], and each layer's output."""
-        within = self.scaled(factors).T @ x.T
+        within = joined(factors[::2], 1).T @ x.T
         outputs = []
-        for linear, span, b in zip(self.linears, self.spans, factors[1::2], strict=True):
-            part = within[span].T
-            update = mx.addmm(linear.bias, part, b) if self.with_bias and "bias" in linear else part @ b
-            outputs.append(add_product(update, linear, x))
+        parts = self.apart(within.T, 1)
+        for linear, scale, part, b in zip(self.linears, self.scales, parts, factors[1::2], strict=True):
+            if self.with_bias and "bias" in linear:
+                outputs.append(add_product(mx.addmm(linear.bias, part, b, alpha=scale), linear, x))
+            else:
+                outputs.append(add_product(part @ b, linear, x, times=scale))
         return (within, *outputs)
 
     def gradients(
         self, x: mx.array, factors: Sequence[mx.array], towards: Sequence[mx.array], within: mx.array
     ) -> tuple[mx.array, ...]:
         """Carry the outputs' gradients back: to the input, and to each of the factors."""
-        inner = joined([b @ d.T for d, b in zip(towards, factors[1::2], strict=True)], 0)
-        of_a = x.T @ inner.T
-        gradients = []
-        for d, span, scale in zip(towards, self.spans, self.scales, strict=True):
-            gradients += [scale * of_a[:, span], within[span] @ d]
-        of_x = mx.matmul(inner.T, self.scaled(factors).T)
+        a = joined(factors[::2], 1)
+        inner = [d @ b.T for d, b in zip(towards, factors[1::2], strict=True)]
+        # A product of what is joined takes one scale; where there are several, they are multiplied with before.
+        scale = self.scales[0] if len(set(self.scales)) == 1 else 1.0
+        inner = [value if own == scale else own * value for value, own in zip(inner, self.scales, strict=True)]
+        together = joined(inner, 1)
+        of_a = self.apart(scaled_product(scale, x.T, together, like=a), 1)
+        parts = zip(self.scales, self.apart(within, 0), towards, factors[1::2], strict=True)
+        of_b = [scaled_product(own, part, d, like=b) for own, part, d, b in parts]
+        # The first product that is added scales what it is added to.
+        of_x = together @ a.T
         for d, linear in zip(towards, self.linears, strict=True):
-            of_x = mx.addmm(of_x, d, dequantized_weight(linear, after=d, dtype=d.dtype))
+            of_x = mx.addmm(of_x, d, dequantized_weight(linear, after=d, dtype=d.dtype), beta=scale)
+            scale = 1.0
         # Where a layer is of another type than its input, so is what flows back.
-        gradients = [value.astype(factor.dtype) for value, factor in zip(gradients, factors, strict=True)]
+        of_factors = itertools.chain(*zip(of_a, of_b, strict=True))
+        gradients = [value.astype(factor.dtype) for value, factor in zip(of_factors, factors, strict=True)]
         return (of_x.astype(x.dtype), *gradients)
+
+
+def scaled_product(scale: float, a: mx.array, b: mx.array, *, like: mx.array) -> mx.array:
+    """Compute `scale x a b` in one kernel; `like` is any array of the result's shape and has no part in it."""
+    # `addmm` is the only product that takes a scale; none of what it adds to counts.
+    return a @ b if scale == 1 else mx.addmm(like, a, b, alpha=scale, beta=0.0)
 
 
 def joined(parts: Sequence[mx.array], axis: int) -> mx.array:

@@ -45,22 +45,23 @@ def frozen_linear(linear: nn.Module, x: mx.array, *, with_bias: bool = True) -> 
     return mx.add(y, linear.bias) if with_bias and "bias" in linear else y
 
 
-def add_product(onto: mx.array, linear: nn.Module, x: mx.array) -> mx.array:
+def add_product(onto: mx.array, linear: nn.Module, x: mx.array, *, times: float = 1.0) -> mx.array:
     """Add a frozen layer's product, without its bias; with plain weights in the same pass that computes it.
 
     Args:
         onto: f[..., outputs].
         linear: `nn.Linear` or `nn.QuantizedLinear`.
         x: f[..., inputs].
+        times: What `onto` is multiplied with.
 
     Returns:
         f[..., outputs].
     """
     if not isinstance(linear, nn.QuantizedLinear):
-        return mx.addmm(onto, x, linear.weight.T)
+        return mx.addmm(onto, x, linear.weight.T, beta=times)
     if is_unpacked(linear, x) and math.prod(linear_shape(linear)) <= MOST_UNPACKED:
-        return mx.addmm(onto, x, dequantized_weight(linear, after=x, dtype=x.dtype).T)
-    return onto + frozen_linear(linear, x, with_bias=False)
+        return mx.addmm(onto, x, dequantized_weight(linear, after=x, dtype=x.dtype).T, beta=times)
+    return (onto if times == 1 else times * onto) + frozen_linear(linear, x, with_bias=False)
 
 
 def is_unpacked(linear: nn.Module, x: mx.array) -> bool:

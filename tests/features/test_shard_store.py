@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.features.shards import entry, is_equal, opened
 from vlora.features import shard_store
 from vlora.features.shard_folder import DeviceMark, ShardFolder
-from vlora.features.shard_format import read_header
+from vlora.features.shard_format import Seal, read_header
 from vlora.features.shard_store import MOST_WAITING, MOST_WRITERS
 from vlora.models import ShardStore
 
@@ -187,6 +187,47 @@ def test_several_shards_are_written_at_a_time_where_steps_wait_for_them(
     assert found == [True] * n_shards
     later = ShardStore(tmp_path, "tower", 10**9, device)
     assert all(is_equal(later.read(str(number)), entry(number)) for number in range(n_shards))
+
+
+def test_entries_of_a_batch_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait for one another here, and fail if they are read one by one; what is nowhere is left out."""
+    keys = [str(number) for number in range(3)]
+    subject = opened(tmp_path)
+    for key in keys:
+        subject.add(key, entry(int(key)))
+    subject.flush()
+    together, read = threading.Barrier(len(keys)), ShardFolder.read
+
+    def meet(folder: ShardFolder, key: str) -> Any:
+        together.wait(20)
+        return read(folder, key)
+
+    later = opened(tmp_path)
+    monkeypatch.setattr(ShardFolder, "read", meet)
+    found = later.read_all(keys)
+    monkeypatch.undo()
+
+    assert all(is_equal(found[key], entry(int(key))) for key in keys)
+    assert later.read_all(["9", "1"]).keys() == {"1"}
+
+
+def test_sums_of_a_shard_are_made_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait for one another here, and fail if they are made one by one; each entry has its own."""
+    together, make_sum = threading.Barrier(3), Seal.sum
+
+    def meet(seal: Seal, key: str, arrays: Any) -> str:
+        together.wait(20)
+        return make_sum(seal, key, arrays)
+
+    subject = opened(tmp_path)
+    monkeypatch.setattr(Seal, "sum", meet)
+    for number in range(3):
+        subject.add(str(number), entry(number))
+    subject.flush()
+    monkeypatch.undo()
+
+    later = opened(tmp_path)
+    assert all(is_equal(later.read(str(number)), entry(number)) for number in range(3))
 
 
 @pytest.mark.parametrize("n_shards", [1, 3, 6])

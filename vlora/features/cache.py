@@ -84,11 +84,9 @@ class FeatureCache:
 
         What is read is given out once: rows that are encoded ahead ask for it soon.
         """
-        for key in keys:
-            if key not in self._entries and key not in self._loaded and self.shards is not None:
-                entry = self.shards.read(key)
-                if entry is not None:
-                    self._loaded[key] = entry
+        if self.shards is not None:
+            wanted = [key for key in keys if key not in self._entries and key not in self._loaded]
+            self._loaded |= self.shards.read_all(wanted)
 
     def put(self, entries: Mapping[str, Mapping[str, mx.array]]) -> None:
         """Keep entries where there is room. They are evaluated asynchronously."""

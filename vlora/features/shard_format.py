@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ LONGEST_HEADER = 10**8
 """Bytes, as safetensors' format bounds them."""
 
 SUM_BYTES = 16
+
+MOST_SUMMING = 8
+"""Threads that make the sums of a shard's entries: hashing lets go of the interpreter, and takes most of the time that
+several devices wait for one another's shards."""
+
 SUM = re.compile(f"[0-9a-f]{{{2 * SUM_BYTES}}}")
 
 TYPES: Mapping[str, tuple[mx.Dtype, str]] = {
@@ -117,11 +123,15 @@ class Seal:
 
 def lay_out(entries: Mapping[str, list[Flat]], seal: Seal) -> bytes:
     """Make the header of entries whose bytes follow it in order."""
+
+    def make_sum(key: str) -> str:
+        return seal.sum(key, ((array.name, array.kind, array.shape, array.data) for array in entries[key]))
+
+    with ThreadPoolExecutor(MOST_SUMMING) as pool:
+        checksums = dict(zip(entries, pool.map(make_sum, entries), strict=True))
     header: dict[str, Any] = {}
-    checksums: dict[str, str] = {}
     end = 0
     for key, entry in entries.items():
-        checksums[key] = seal.sum(key, ((array.name, array.kind, array.shape, array.data) for array in entry))
         for array in entry:
             start, end = end, end + array.data.nbytes
             header[f"{key}:{array.name}"] = {

@@ -153,6 +153,8 @@ class GridTower:
         firsts = sorted(set(owners))
         kept: dict[int, Entry] = {}
         if cache is not None:
+            # Those that were on no disk yet when the rows were read ahead.
+            cache.load(keys[index] for index in firsts)
             found = {index: cache.get(keys[index], int(counted)) for index in firsts}
             kept = {index: entry for index, entry in found.items() if entry is not None}
         wanted = [index for index in firsts if index not in kept]

@@ -1,5 +1,6 @@
 """Parameters updated as one: laid together and taken apart again."""
 
+import io
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from vlora import make_optimizer
 from vlora.recipe.schema import OptimSection
-from vlora.train.flat_params import FLAT, PACKED_MULTIPLE, PACKED_SIZE, FlatParams
+from vlora.train.flat_params import FLAT, MOST_PARTS, PACKED_MULTIPLE, PACKED_SIZE, FlatParams
 
 RATE = 1e-2
 
@@ -51,6 +52,28 @@ def test_packed_parameters_are_cast_together() -> None:
     assert found["c"].dtype == found["large"].dtype == mx.float32
     assert all(mx.array_equal(value, params[name].astype(value.dtype)) for name, value in found.items())
     assert operations.count("AsType") == 1
+
+
+@pytest.mark.parametrize("n_layers", [1, MOST_PARTS, 60])
+def test_factors_are_packed_with_few_operations(n_layers: int) -> None:
+    """One behind the other, as ever; of A, which have the rank as their rows, none is copied or reshaped first."""
+    rank, whole = 8, mx.random.normal((16, 24))
+    factors = [(f"{place:02}.lora_a", whole[:, 8 * (place % 3) :][:, :rank]) for place in range(n_layers)]
+    factors += [(f"{place:02}.lora_b", mx.random.normal((rank, 32 + 16 * (place % 2)))) for place in range(n_layers)]
+    params = dict(sorted(factors))
+    packing = FlatParams.of(params, make_optimizer(OptimSection(name="adamw")))
+    packed: dict[str, Any] = packing.pack(params)
+
+    assert mx.array_equal(packed[FLAT], mx.concatenate([value.reshape(-1) for value in params.values()]))
+    assert all(mx.array_equal(value, params[name]) for name, value in packing.unpack(packed).items())
+    mx.eval(params, packed)
+    for run, tree in ((packing.pack, params), (packing.unpack, packed)):
+        with io.StringIO() as graph:
+            mx.export_to_dot(graph, *run(tree).values())
+            counts = {kind: graph.getvalue().count(f'"{kind}"') for kind in ("Slice", "Reshape", "Split")}
+        assert counts["Slice"] == 0
+        assert counts["Reshape"] == n_layers + 1
+        assert counts["Split"] <= 1 + n_layers / 4
 
 
 def test_what_is_remembered_is_used_only_for_the_same_arrays() -> None:

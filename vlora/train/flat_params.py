@@ -1,7 +1,9 @@
 """Small parameters packed into one array, so that an optimizer updates them with one kernel. Pure."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -15,6 +17,9 @@ hundred kilobytes, and an optimizer launches a dozen kernels for each of them, e
 
 PACKED_MULTIPLE = 128
 """A packed parameter has a multiple of so many numbers: where one begins, the matrix products of a GPU can read it."""
+
+MOST_PARTS = 10
+"""Most parts that one operation of MLX makes; `mx.split` makes a slice for each of more."""
 
 FLAT = "packed"
 """What the packed parameters are called in an optimizer's state."""
@@ -48,6 +53,18 @@ class FlatParams:
         small = {name: params[name].shape for name in names if params[name].size % PACKED_MULTIPLE == 0}
         return cls(small if len(small) > 1 else {})
 
+    @property
+    def width(self) -> int:
+        """How long the rows are in which the packed parameters lie one below the other.
+
+        A matrix with rows of this length is packed and unpacked as it is, even if it is a part of a larger one: others
+        are reshaped, which copies a part. The length is that of the most matrices; in a LoRA, that of the A: the rank.
+        """
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        widths = Counter(shape[1] for shape in self.shapes.values() if len(shape) == 2)  # noqa: PLR2004
+        fitting = [width for width in widths if all(size % width == 0 for size in sizes)]
+        return max(fitting, key=lambda width: widths[width], default=1)
+
     def pack(self, tree: Mapping[str, mx.array], known: "Unpacked | None" = None) -> dict[str, mx.array]:
         """Replace the packed parameters, or what is theirs, by one f[P].
 
@@ -60,7 +77,10 @@ class FlatParams:
         rest = {name: value for name, value in tree.items() if name not in self.shapes}
         if known is not None and all(tree[name] is known.params.get(name) for name in self.shapes):
             return {FLAT: known.packed, **rest}
-        return {FLAT: mx.concatenate([tree[name].reshape(-1) for name in self.shapes]), **rest}
+        width = self.width
+        # Not with -1: MLX would reshape what has the shape already.
+        rows = [tree[name].reshape(math.prod(shape) // width, width) for name, shape in self.shapes.items()]
+        return {FLAT: mx.concatenate(rows).reshape(-1), **rest}
 
     def remember(self, packed: Mapping[str, mx.array], params: Mapping[str, mx.array]) -> "Unpacked | None":
         """Keep what parameters were unpacked from, for the next `pack`."""
@@ -80,12 +100,12 @@ class FlatParams:
         unpacked = {name: value for name, value in tree.items() if name != FLAT}
         own = tree[FLAT].dtype
         types = {name: (dtypes or {}).get(name, own) for name in self.shapes}
-        packed = {dtype: tree[FLAT].astype(dtype) for dtype in set(types.values())}
-        start = 0
-        for name, shape in self.shapes.items():
-            end = start + math.prod(shape)
-            unpacked[name] = packed[types[name]][start:end].reshape(shape)
-            start = end
+        width = self.width
+        rows = tree[FLAT].reshape(-1, width)
+        n_rows = [math.prod(shape) // width for shape in self.shapes.values()]
+        parts = {dtype: apart(rows.astype(dtype), n_rows) for dtype in set(types.values())}
+        for place, (name, shape) in enumerate(self.shapes.items()):
+            unpacked[name] = parts[types[name]][place].reshape(shape)
         return unpacked
 
     def pack_factors(self, factors: Mapping[str, float]) -> dict[str, Any]:
@@ -98,3 +118,15 @@ class FlatParams:
         elif own:
             rest[FLAT] = own[0]
         return rest
+
+
+def apart(rows: mx.array, sizes: Sequence[int]) -> list[mx.array]:
+    """Take consecutive rows of an array apart: views of so many rows each.
+
+    The splits are nested, as one makes few parts; a slice for each part would take the host as long as many kernels.
+    """
+    if len(sizes) <= MOST_PARTS:
+        return list(mx.split(rows, list(itertools.accumulate(sizes))[:-1]))
+    groups = [sizes[start : start + MOST_PARTS] for start in range(0, len(sizes), MOST_PARTS)]
+    wholes = apart(rows, [sum(group) for group in groups])
+    return [part for whole, group in zip(wholes, groups, strict=True) for part in apart(whole, group)]

@@ -90,7 +90,7 @@ def test_nothing_gives_nothing() -> None:
     heads, angles = mx.zeros((2, 0, 3, 64)), mx.zeros((2, 0, 1, 2, 32))
 
     found = [
-        norm_rows(rows, weight, 1e-6),
+        norm_rows(rows, weight, 1e-6, rows.shape),
         norm_rows_gradient(rows, weight, 1e-6, rows),
         *gate_gradients(numbers, numbers, numbers),
         *row_losses(rows, targets),
@@ -253,6 +253,23 @@ def test_rotations_with_angles_of_another_type_are_mlx_own(elsewhere: Elsewhere)
         elsewhere(pulled, lambda x: rotate(x, cosines, sines), x),
         mx.bfloat16,
     )
+
+
+@cuda
+@dtypes
+@pytest.mark.parametrize("width", [128, 8, 1152, 130])
+def test_norms_of_heads_are_those_of_rows(width: int, dtype: mx.Dtype, elsewhere: Elsewhere) -> None:
+    """Heads one behind another in the last axis: the result has an axis for them, the gradient has none."""
+    x, weight = normal(2, 7, 3 * width, dtype=dtype), 1 + 0.1 * normal(width, dtype=dtype, seed=1)
+
+    def norm(x: mx.array) -> mx.array:
+        return rms_norm(x, weight, 1e-6, (2, 7, 3, width))
+
+    found = pulled(norm, x)
+    assert [value.shape for value in found] == [(2, 7, 3, width), x.shape]
+    same(found, elsewhere(pulled, norm, x), dtype)
+    rows = x.reshape(2, 7, 3, width)
+    same([norm(x)], [elsewhere(rms_norm, rows, weight, 1e-6)], dtype)
 
 
 @cuda

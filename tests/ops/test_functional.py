@@ -70,6 +70,17 @@ def test_norm_is_mlx_own(rows: int, width: int) -> None:
     )
 
 
+@given(rows=sizes, heads=sizes, width=st.integers(2, 9))
+def test_norm_of_heads_gives_them_an_axis(rows: int, heads: int, width: int) -> None:
+    """Result and gradient are those of rows of heads."""
+    weight = normal(width, seed=4)
+    same_gradients(
+        lambda x: rms_norm(x, weight, 1e-5, (rows, heads, width)),
+        lambda x: mx.fast.rms_norm(x.reshape(rows, heads, width), weight, 1e-5),
+        [normal(rows, heads * width)],
+    )
+
+
 @pytest.mark.parametrize("types", [(mx.bfloat16, mx.float32), (mx.float32, mx.bfloat16)], ids=str)
 def test_a_norm_of_another_type_gives_a_gradient_of_its_inputs(types: tuple[mx.Dtype, mx.Dtype]) -> None:
     """As MLX's own does: result and gradient have the types that they have there."""

@@ -120,7 +120,7 @@ def call_all(dtype: mx.Dtype) -> None:
     for width in (8, 1152, 4096):
         rows, weight = mx.zeros((5, width), dtype), mx.zeros(width, dtype)
         if cuda_kernels.lanes_of(width, dtype) is not None:
-            norm_rows(rows, weight, 1e-6)
+            norm_rows(rows, weight, 1e-6, rows.shape)
             norm_rows_gradient(rows, weight, 1e-6, rows)
     numbers = mx.zeros(64, dtype)
     gate_gradients(numbers, numbers, numbers)
@@ -181,7 +181,7 @@ def test_kernels_are_launched_with_their_first_length(compiler: Counting, launch
     assert not [source for source in compiler.sources if "mlx" in source or "cg::" in source]
     # One kernel serves all lengths.
     n_compiled = len(compiler.sources)
-    norm_rows(mx.zeros((77, 8), mx.bfloat16), mx.zeros(8, mx.bfloat16), 1e-6)
+    norm_rows(mx.zeros((77, 8), mx.bfloat16), mx.zeros(8, mx.bfloat16), 1e-6, (77, 8))
     assert len(compiler.sources) == n_compiled
 
 
@@ -202,7 +202,7 @@ def test_arrays_of_any_axes_are_one_row_behind_another(launched: list[dict[str, 
     rows, weight = mx.zeros((2, 3, 5, 64), mx.bfloat16), mx.zeros(64, mx.bfloat16)
     groups = mx.zeros((2, 8, 2), mx.bfloat16)
     found = [
-        norm_rows(rows, weight, 1e-6),
+        norm_rows(rows, weight, 1e-6, rows.shape),
         norm_rows_gradient(rows, weight, 1e-6, rows),
         *gate_gradients(rows, rows, rows),
         move_rows(rows, mx.zeros((4, 7), mx.int32), (5, 64)),

@@ -114,25 +114,26 @@ def unpack_words(weight: mx.array, scales: mx.array, biases: mx.array, group_siz
     return _run("unpack_words", given, template, weight.size, {"out": shape}, scales.dtype)[0]
 
 
-def norm_rows(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+def norm_rows(x: mx.array, weight: mx.array, eps: float, shape: Sequence[int]) -> mx.array:
     """RMS normalization of rows that share a warp.
 
     Args:
-        x: f[..., D], D as `lanes_of` takes it.
+        x: f[...], one row of D numbers behind another, D as `lanes_of` takes it.
         weight: f[D] of the same type.
         eps: Added to the mean square.
+        shape: Of the result.
 
     Returns:
-        f[..., D].
+        f[*shape].
     """
     given = {"x": x, "weight": weight}
-    return _run_rows("norm_rows", given, eps)
+    return _run_rows("norm_rows", given, eps, shape)
 
 
 def norm_rows_gradient(x: mx.array, weight: mx.array, eps: float, cotangent: mx.array) -> mx.array:
-    """Compute the gradient of `norm_rows`, f[..., D], for its rows."""
+    """Compute the gradient of `norm_rows` for its rows, in their shape; the cotangent has the shape of the result."""
     given = {"x": x, "weight": weight, "cotangent": cotangent}
-    return _run_rows("norm_rows_gradient", given, eps)
+    return _run_rows("norm_rows_gradient", given, eps, x.shape)
 
 
 def gate_gradients(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
@@ -223,9 +224,8 @@ def row_losses_gradient(logits: mx.array, targets: mx.array, normalizers: mx.arr
     return _run("row_losses_gradient", given, template, n_threads, shapes, logits.dtype, unit=logits.shape[1])[0]
 
 
-def _run_rows(name: str, given: Mapping[str, mx.array], eps: float) -> mx.array:
-    x = given["x"]
-    width = x.shape[-1]
+def _run_rows(name: str, given: Mapping[str, mx.array], eps: float, shape: Sequence[int]) -> mx.array:
+    x, width = given["x"], given["weight"].size
     shared = lanes_of(width, x.dtype)
     if shared is None:
         msg = f"rows of {width} numbers cannot be shared out among threads"
@@ -234,13 +234,12 @@ def _run_rows(name: str, given: Mapping[str, mx.array], eps: float) -> mx.array:
     template = {"T": x.dtype, "LANES": lanes, "LOADS": loads}
     n_block = lanes if lanes > WARP else THREADS
     constant = f"constexpr float EPS = {eps:.9e}f;\n"
-    shapes = {"out": x.shape}
     return _run(
         name,
         given,
         template,
         x.size // width * lanes,
-        shapes,
+        {"out": shape},
         x.dtype,
         unit=width,
         # Finds a thread's row, the place of its first load, and whether there is such a row.

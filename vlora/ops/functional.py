@@ -138,24 +138,26 @@ def _masked(scores: mx.array, mask: mx.array | str) -> mx.array:
     return scores + mx.triu(mx.full((n_queries, n_keys), lowest), n_keys - n_queries + 1)
 
 
-def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+def rms_norm(x: mx.array, weight: mx.array, eps: float, shape: Sequence[int] | None = None) -> mx.array:
     """RMS normalization with a frozen weight, which gets no gradient.
 
     Args:
-        x: f[..., D].
+        x: f[..., D], or f[..., D of several rows] if the shape is given.
         weight: f[D].
         eps: Added to the mean square.
+        shape: Of the result, with D in the end; None for that of `x`.
 
     Returns:
         f[..., D].
     """
-    is_shared = can_read_whole(x.shape[-1], x, weight) and lanes_of(x.shape[-1], x.dtype) is not None
+    given, width = tuple(x.shape if shape is None else shape), weight.size
+    is_shared = can_read_whole(width, x, weight) and lanes_of(width, x.dtype) is not None
 
     @custom_vjp(keeps="inputs")
     def norm(x: mx.array) -> mx.array:
-        if is_shared and x.shape[-1] <= NARROW:
-            return norm_rows(x, weight, eps)
-        return mx.fast.rms_norm(x, weight, eps)
+        if is_shared and width <= NARROW:
+            return norm_rows(x, weight, eps, given)
+        return mx.fast.rms_norm(x.reshape(given), weight, eps)
 
     @norm.vjp
     def norm_vjp(x: mx.array, cotangent: mx.array) -> mx.array:
@@ -163,7 +165,9 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
             return norm_rows_gradient(x, weight, eps, cotangent)
         scaled = cotangent * weight
         # With a weight of another type the result has the promoted type.
-        _outputs, gradients = mx.vjp(lambda x: mx.fast.rms_norm(x, None, eps).astype(scaled.dtype), [x], [scaled])
+        _outputs, gradients = mx.vjp(
+            lambda x: mx.fast.rms_norm(x.reshape(given), None, eps).astype(scaled.dtype), [x], [scaled]
+        )
         return gradients[0]
 
     return cast("mx.array", norm(x))

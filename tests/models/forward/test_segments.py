@@ -73,9 +73,10 @@ def test_examples_of_all_lengths_take_few_shapes() -> None:
     assert all(n_rows * width <= 1.5 * 2048 for (n_rows, width), _ in shapes)
 
 
+@pytest.mark.parametrize("is_adjacent", [False, True])
 @pytest.mark.parametrize(("length", "is_shared"), [(64, False), (96, True)])
-def test_gradients_move_back(length: int, is_shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are those of attention under a mask, and nothing reaches a place of padding."""
+def test_gradients_move_back(length: int, is_shared: bool, is_adjacent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of attention under a mask, and nothing reaches a place of padding; in both layouts of heads."""
     monkeypatch.setattr(segments, "MOST_SCORES", 1.0)
     n_heads, width, n_rows = 2, 8, 2
     chosen = SPANS if is_shared else [(0, 0, 30), (0, 30, 20), (1, 0, 28), (1, 28, 30)]
@@ -95,6 +96,14 @@ def test_gradients_move_back(length: int, is_shared: bool, monkeypatch: pytest.M
         assert given[3:5] == (None, 0.3)
         return attend(given[0], given[1], given[2], given[5])
 
+    def adjacent(*parts: mx.array) -> mx.array:
+        queries, keys, values = (part.transpose(0, 2, 1, 3) for part in parts[:3])
+        flat = values.reshape(n_rows, length, n_heads * width)
+        call = segments._attend_apart(attend_or_tell)
+        mixed = segments.attend_heads(call, queries, keys, flat, 0.3, Apart(*found.values()))
+        assert mixed.shape == (n_rows, length, n_heads * width)
+        return (mixed.reshape(queries.shape).transpose(0, 2, 1, 3) * parts[3] * counted).sum()
+
     def apart(*parts: mx.array) -> mx.array:
         call = segments._attend_apart(attend_or_tell)
         return (call(*parts[:3], None, 0.3, mask=Apart(*found.values())) * parts[3] * counted).sum()
@@ -102,7 +111,7 @@ def test_gradients_move_back(length: int, is_shared: bool, monkeypatch: pytest.M
     def masked(*parts: mx.array) -> mx.array:
         return (attend(parts[0], parts[1], parts[2], segments_mask(ids)) * parts[3] * counted).sum()
 
-    loss, gradients = mx.value_and_grad(apart, argnums=(0, 1, 2))(*parts)
+    loss, gradients = mx.value_and_grad(adjacent if is_adjacent else apart, argnums=(0, 1, 2))(*parts)
     expected_loss, expected = mx.value_and_grad(masked, argnums=(0, 1, 2))(*parts)
 
     assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)

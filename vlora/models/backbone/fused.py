@@ -20,10 +20,11 @@ from ...ops import cpu_exp
 from ...ops.cpu_exp import sigmoid
 from ...ops.cuda_kernels import on_cuda
 from ...ops.functional import attend, rms_norm, swiglu
-from ...ops.quantized import frozen_linear, is_unpacked, multiply_unpacked
-from ..forward.attention_masks import attend_fused
+from ...ops.quantized import frozen_linear, is_unpacked, linear_shape, multiply_unpacked
+from ..forward.attention_masks import CAUSAL, attend_fused
 from ..forward.metal_kernels import without_metal_kernels
 from ..forward.overrides import attending, override_attributes, override_call
+from .fused_attention import attending_rotated, has_rotated_heads
 from .outcomes import Outcomes
 from .patch_tower import rotate_part
 
@@ -93,7 +94,33 @@ def find_fused_modules(
     # Layers with the same frequencies have the same angles.
     angles = Angles(rotaries[0])
     same = [rotary for rotary in rotaries if mx.array_equal(rotary.inv_freq, rotaries[0].inv_freq).item()]
-    return FusedModules([*found, *(_rotating(rotary, angles) for rotary in same)], angles)
+    found += [_rotating(rotary, angles) for rotary in same]
+    found += [
+        _replacing(part, attending_rotated(part, angles))
+        for part in _find_rotated(module, same, holds, is_verified=is_verified)
+    ]
+    return FusedModules(found, angles)
+
+
+def _find_rotated(
+    module: nn.Module,
+    rotaries: Sequence[MRoPERotaryEmbedding],
+    holds: Callable[[str, Callable[[], bool]], bool],
+    *,
+    is_verified: bool,
+) -> list[nn.Module]:
+    """Find attention that rotates heads with one of the given embeddings, and keeps their layout with the same result.
+
+    Where there is no NVIDIA GPU, there is none: changes of layout take no time.
+    """
+    keeps_layout = _once_a_kind(_keeps_layout) if is_verified else has_rotated_heads
+    numbers = {id(rotary) for rotary in rotaries}
+    return [
+        part
+        for name, part in module.named_modules()
+        if on_cuda() and has_rotated_heads(part) and id(part.rotary_emb) in numbers
+        if holds(f"keeps the layout {name}", functools.partial(keeps_layout, part))
+    ]
 
 
 def _once_a_kind(ask: Callable[[nn.Module], bool]) -> Callable[[nn.Module], bool]:
@@ -206,13 +233,8 @@ def is_swiglu(mlp: nn.Module, *, is_verified: bool) -> bool:
     """Whether a part is an MLP `down(silu(gate(x)) * up(x))`."""
     if not has_gate(mlp):
         return False
-    width = mlp.gate_proj.weight.shape[1]
-    if isinstance(mlp.gate_proj, nn.QuantizedLinear):
-        width = width * 32 // mlp.gate_proj.bits
-    dtype = mlp.gate_proj.get("scales", mlp.gate_proj.weight).dtype
-    if not mx.issubdtype(dtype, mx.floating):
-        # The scales of mxfp4 and nvfp4 are packed.
-        dtype = mx.bfloat16
+    width = linear_shape(mlp.gate_proj)[1]
+    dtype = _linear_type(mlp.gate_proj)
     x = mx.random.normal((2, width), key=mx.random.key(0)).astype(dtype)
     for spread in GATE_SPREADS:
         scaled = (x * (spread / mx.maximum(mlp.gate_proj(x).astype(mx.float32).std(), 1e-6))).astype(dtype)
@@ -223,6 +245,13 @@ def is_swiglu(mlp: nn.Module, *, is_verified: bool) -> bool:
         if is_verified and not _agree(own, _gated(mlp)(scaled)):
             return False
     return True
+
+
+def _linear_type(linear: nn.Module) -> mx.Dtype:
+    """Give the type that a layer computes in."""
+    dtype: mx.Dtype = linear.get("scales", linear.weight).dtype
+    # The scales of mxfp4 and nvfp4 are packed.
+    return dtype if mx.issubdtype(dtype, mx.floating) else mx.bfloat16
 
 
 class Angles:
@@ -286,6 +315,19 @@ def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
     except (TypeError, ValueError):
         return False
     return all(_agree(one, other) for one, other in zip(own, found, strict=True))
+
+
+def _keeps_layout(part: nn.Module) -> bool:
+    """Whether attention that rotates heads gives the same without the model's changes of layout."""
+    x = mx.random.normal((1, 5, linear_shape(part.q_proj)[1]), key=mx.random.key(0)).astype(_linear_type(part.q_proj))
+    positions = mx.array([[[0, 1, 2, 3, 4]], [[0, 1, 1, 2, 4]], [[0, 1, 2, 2, 4]]])
+    try:
+        with without_metal_kernels(part.rotary_emb), override_attributes(part.rotary_emb, fused_apply=False):
+            own = part(x, CAUSAL, None, positions)
+        found = attending_rotated(part, Angles(part.rotary_emb))(x, CAUSAL, None, positions)
+    except (TypeError, ValueError):
+        return False
+    return _agree(own, found)
 
 
 def _attend_or_else(

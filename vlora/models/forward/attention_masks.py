@@ -22,6 +22,13 @@ MASK_MAKER = "create_attention_mask"
 CAUSAL = "causal"
 """What mlx-vlm's models give to attention in the place of a causal mask."""
 
+
+class Moved(str):
+    """Stands for `CAUSAL` where the gradient of attention's result is a move: heads of a place are adjacent in it."""
+
+    __slots__ = ()
+
+
 ADDED = (mx.bfloat16, mx.float16)
 """Types that the CUDA kernel of attention supports."""
 
@@ -165,7 +172,8 @@ def attend_fused(
     is_narrow = max(queries.shape[3], values.shape[3]) <= WIDEST_HEAD
     is_whole = is_square and is_narrow and keys.shape[2] == n_places and cache is None and sinks is None
     if not (missing and is_whole and n_places >= FEWEST_PADDED and queries.dtype in ADDED):
-        return _first_places(scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks), n_places)
+        mixed: mx.array = scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
+        return mixed if isinstance(mask, Moved) else _first_places(mixed, n_places)
     if isinstance(mask, mx.array):
         # No place sees the padding; padding sees all places, since it has to see something.
         around = [(0, 0)] * (mask.ndim - 1)

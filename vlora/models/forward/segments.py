@@ -17,7 +17,7 @@ import numpy as np
 from ...ops.buckets import SMALLEST_BUCKET
 from ...ops.cuda_kernels import on_cuda
 from ...ops.functional import move
-from .attention_masks import CAUSAL, TILE, segment_mask
+from .attention_masks import CAUSAL, TILE, Moved, segment_mask
 from .lm_inputs import LMInputs
 from .overrides import Attend, wrapping_attention
 
@@ -60,7 +60,7 @@ class Apart(str):
         """Make the mask, of `ROWS`, `PLACES` and `SHARED`."""
         mask = super().__new__(cls, CAUSAL)
         mask.rows, mask.places = rows, places
-        mask.within = CAUSAL if shared is None else segment_mask(shared)
+        mask.within = Moved(CAUSAL) if shared is None else segment_mask(shared)
         return mask
 
 
@@ -166,6 +166,33 @@ def _attend_apart(attend: Attend) -> Attend:
         return _move(attend(*apart, cache, scale, mask.within, sinks), mask.places, mask.rows)
 
     return call
+
+
+def attend_heads(
+    attend: Attend, queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: Any
+) -> mx.array:
+    """Compute attention of heads that are adjacent in memory; packed rows are computed in shorter ones.
+
+    Args:
+        attend: As mlx-vlm's models call it.
+        queries: f[B, T, H, D].
+        keys: f[B, T, K, D].
+        values: f[B, T, K D].
+        scale: Factor of the scores.
+        mask: As for `attend`, or `Apart`.
+
+    Returns:
+        f[B, T, H D].
+    """
+    shape, together = keys.shape[2:], math.prod(queries.shape[2:])
+    if isinstance(mask, Apart):
+        given = ((queries, queries.shape[2:]), (keys, shape), (values, shape))
+        moved = (move(part, mask.rows, mask.places, row).transpose(0, 2, 1, 3) for part, row in given)
+        mixed = attend(*moved, None, scale, mask.within)
+        return move(mixed.transpose(0, 2, 1, 3), mask.places, mask.rows, (together,))
+    heads = (part.transpose(0, 2, 1, 3) for part in (queries, keys, values.reshape(*values.shape[:2], *shape)))
+    mixed = attend(*heads, None, scale, mask)
+    return mixed.transpose(0, 2, 1, 3).reshape(*queries.shape[:2], together)
 
 
 def _arguments(cache: Any, scale: float, mask: Any = None, sinks: Any = None) -> tuple[Any, float, Any, Any]:

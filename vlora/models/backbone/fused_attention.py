@@ -1,0 +1,92 @@
+"""Attention of layers that rotate heads, in one layout: the heads of a place stay adjacent but in attention itself.
+
+mlx-vlm's layers transpose heads before they rotate them; each change of layout is an operation of its own forward and
+backward, and a GPU waits for the host that starts them.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
+
+from ...ops.functional import rms_norm
+from ...ops.quantized import linear_shape
+from ..forward.overrides import ATTENTION
+from ..forward.segments import attend_heads
+from .patch_tower import rotate_part
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+NORMS = ("q_norm", "k_norm")
+
+TAKEN = ("self", "x", "mask", "cache", "position_ids", "position_embeddings")
+"""What the forward of such a part takes."""
+
+SETTINGS = {"n_heads", "n_kv_heads", "head_dim", "scale"}
+
+
+class FindsAngles(Protocol):
+    """Finds the cosines and sines of positions, as `vlora.ops.functional.rotate` takes them."""
+
+    def __call__(self, x: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
+        """See `vlora.models.backbone.fused.Angles`."""
+
+
+def has_rotated_heads(part: nn.Module) -> bool:
+    """Whether a part has the layers of attention whose heads are rotated, and nothing that scales or gates them."""
+    # MLX counts dicts of settings as children.
+    layers = {name for name, child in part.children().items() if isinstance(child, (nn.Module, list))}
+    norms = layers.intersection(NORMS)
+    has_layers = layers - {"rotary_emb"} == {*PROJECTIONS, *norms} and len(norms) != 1
+    if not has_layers or not isinstance(getattr(part, "rotary_emb", None), MRoPERotaryEmbedding):
+        return False
+    if not all(isinstance(part[name], (nn.Linear, nn.QuantizedLinear)) for name in PROJECTIONS):
+        return False
+    if not all(type(part[name]) is nn.RMSNorm for name in norms) or any(not hasattr(part, name) for name in SETTINGS):
+        return False
+    counts = (part.n_heads, part.n_kv_heads, part.n_kv_heads)
+    widths = [linear_shape(part[name])[0] for name in PROJECTIONS[:3]]
+    has_file = hasattr(sys.modules.get(type(part).__module__), ATTENTION)
+    is_called_so = tuple(inspect.signature(type(part).__call__).parameters) == TAKEN
+    return has_file and is_called_so and widths == [count * part.head_dim for count in counts]
+
+
+def attending_rotated(part: nn.Module, angles: FindsAngles) -> Callable[..., mx.array]:
+    """Give a forward of the attention that `has_rotated_heads`, for rows that are read as a whole.
+
+    Args:
+        part: The model's.
+        angles: Of its rotary embedding.
+    """
+    own, file = type(part).__call__, sys.modules[type(part).__module__]
+
+    def run(
+        x: mx.array, mask: Any = None, cache: Any = None, position_ids: Any = None, position_embeddings: Any = None
+    ) -> mx.array:
+        if cache is not None or position_ids is None or position_embeddings is not None:
+            result: mx.array = own(part, x, mask, cache, position_ids, position_embeddings)
+            return result
+        queries, keys, values = part.q_proj(x), part.k_proj(x), part.v_proj(x)
+        queries, keys = _heads(part, "q_norm", queries, part.n_heads), _heads(part, "k_norm", keys, part.n_kv_heads)
+        queries, keys = (rotate_part(heads, *angles(keys, position_ids)) for heads in (queries, keys))
+        # The function that stands there now: others may have replaced it.
+        mixed = attend_heads(getattr(file, ATTENTION), queries, keys, values, part.scale, mask)
+        projected: mx.array = part.o_proj(mixed)
+        return projected
+
+    return run
+
+
+def _heads(part: nn.Module, name: str, x: mx.array, n_heads: int) -> mx.array:
+    """Divide f[B, T, H D] into heads, f[B, T, H, D], normalized where the part normalizes them."""
+    shape = (*x.shape[:-1], n_heads, part.head_dim)
+    norm = part.get(name)
+    if norm is None:
+        return x.reshape(shape)
+    if "weight" in norm._no_grad:  # noqa: SLF001 - MLX has no other way to ask
+        return rms_norm(x, norm.weight, norm.eps, shape)
+    return mx.fast.rms_norm(x.reshape(shape), norm.weight, norm.eps)

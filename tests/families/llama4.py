@@ -47,7 +47,8 @@ FAMILIES: Mapping[str, TinyFamily] = {
                 "num_key_value_heads": 2,
                 "head_dim": 16,
                 "vocab_size": 128,
-                "rms_norm_eps": 1e-5,
+                # As mlx-vlm's norm of queries and keys has it always, where vlora has the configured one.
+                "rms_norm_eps": 1e-6,
                 "rope_theta": 10000.0,
                 "num_local_experts": 4,
                 "num_experts_per_tok": 1,

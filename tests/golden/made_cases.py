@@ -1,7 +1,8 @@
 """Families whose tiny checkpoint transformers writes, as data. Read by both sides, so it needs neither MLX nor torch.
 
 The families of `cases.CASES` are compared on rows that both programs' processors encode. These here are compared on
-rows in their processor's format, as tests/families makes them: what is compared is where adapters lie, not images.
+rows in their processor's format, as tests/families makes them: what both programs' models make of the same patches is
+compared, and not how their processors cut images.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,12 @@ class Made:
             leaves entries out that the two programs take otherwise.
         part: The part of transformers' model that reads and writes text; "" where all of it does.
         reads: Which rows of tests/families: images, text, or both.
+        marked: The ids that the processor marks as of an image; none for the one that stands for images alone.
+        counts: Whether positions count along all axes, which the two programs deal out otherwise.
+        masks: Whether transformers' model is given the masks that its own generation makes, which its forward alone
+            does not make.
         spelled: Parts of names that transformers writes otherwise than they were published, and how they were.
+        halves: Tables that transformers saves as two halves: their names, and the rows that the first has as published.
         note: What the table says of it besides.
     """
 
@@ -29,15 +35,16 @@ class Made:
     part: str = ""
     reads: tuple[int, ...] = (0, 1, 2)
     reads_saved: bool = False
+    marked: tuple[int, ...] = ()
+    counts: bool = False
+    masks: bool = False
     spelled: Mapping[str, str] = field(default_factory=dict)
+    halves: tuple[tuple[str, str, int], ...] = ()
     note: str = ""
 
 
 IMAGE_TOKEN = 120
 """What stands for images in all of them."""
-
-TEXT = (2,)
-"""The row without an image: what the two programs' towers make of images differs, or takes other inputs."""
 
 MADE: Mapping[str, Made] = {
     "glm4v_moe": Made(),
@@ -79,18 +86,34 @@ MADE: Mapping[str, Made] = {
             },
         },
     ),
-    "hunyuan_vl": Made(settings={"text_config": {"rope_scaling": {"factor": 1.0}}}, reads=TEXT),
+    "hunyuan_vl": Made(
+        settings={"text_config": {"rope_scaling": {"factor": 1.0}}},
+        both={"vision_config": {"max_image_size": 16}},
+        reads=(0, 2),
+        counts=True,
+        note="with an image as large as the tower's table of positions, beside positions that count along all axes: "
+        "for other sizes transformers stretches the table otherwise than the published model, which adds a tenth of a "
+        "patch as mlx-vlm does (modeling_hunyuan_vl.py:214; mlx-vlm: hunyuan_vl/vision.py:167), keeps a row's images "
+        "apart in the tower (:395), and deals out the axes otherwise (:165; mlx-vlm: language.py:81)",
+    ),
     "granite4_vision": Made(
         settings={
             "vision_feature_select_strategy": "full",
             "text_config": {"model_type": "granite4_vision_text", "shared_intermediate_size": None},
         },
-        reads=TEXT,
         reads_saved=True,
         note="with dense layers, as transformers has them, and not with those of a hybrid Granite",
     ),
-    "llama4": Made(settings={"text_config": {"attn_temperature_tuning": True}}, reads=TEXT),
-    "gemma4_unified": Made(settings={"text_config": {"attention_k_eq_v": True}}, reads=TEXT),
+    "llama4": Made(
+        settings={"text_config": {"attn_temperature_tuning": True}}, both={"text_config": {"rms_norm_eps": 1e-5}}
+    ),
+    "gemma4_unified": Made(
+        settings={"text_config": {"attention_k_eq_v": True}},
+        masks=True,
+        note="transformers is given the masks that its generation makes, by which images see themselves in sliding "
+        "layers and within the window (modeling_gemma4_unified.py:1457); by those of its forward alone they do in all "
+        "layers and beyond the window (:1184)",
+    ),
     "glm5_next": Made(
         settings={"text_config": {"pad_token_id": None}},
         both={"text_config": {"indexer_types": ["full"] * 4, "index_n_heads": 8}},
@@ -121,6 +144,37 @@ MADE: Mapping[str, Made] = {
     "step3p7": Made(
         both={"text_config": {"attention_other_setting": {"num_attention_heads": 6, "num_attention_groups": 2}}},
         note="with as many heads of keys in all layers, as transformers has them",
+    ),
+    "molmo2": Made(
+        settings={
+            "text_config": {"model_type": "molmo2_text"},
+            "vision_config": {
+                "model_type": "molmo2_vision",
+                "hidden_size": 32,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "image_size": [24, 24],
+                "patch_size": 4,
+                "num_position_embeddings": 36,
+            },
+            "adapter_config": {
+                "model_type": "molmo2_adapter",
+                "hidden_size": 32,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "intermediate_size": 48,
+                "text_hidden_size": 64,
+                "vision_feature_layer": [-2, -3],
+            },
+        },
+        marked=(120, 121, 122, 123, 124, 125, 126, 127),
+        halves=(("model.transformer.wte.embedding", "model.transformer.wte.new_embedding", 112),),
+        note="transformers saves the tables of words and of added ones as two halves of one; they are given their "
+        "published sizes; these tables are no embedding layer, and vlora does not train them",
     ),
     "qwen3_omni_moe": Made(
         settings={"talker_config": {"spatial_merge_size": 2}},

@@ -4,8 +4,9 @@ import inspect
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
+from .cases import Array
 from .generate import TorchRow
 from .made_cases import IMAGE_TOKEN, MADE, join
 from .stages import make_parser
@@ -43,9 +45,19 @@ def make_checkpoint(family: str, work: Path) -> None:
         files.append(whole / "config.json")
     for file in files:
         (work / "model" / file.name).write_bytes(file.read_bytes())
-    if case.spelled:
+    if case.spelled or case.halves:
         for file in (work / "model").glob("*.safetensors"):
-            save_file({spell(name, case.spelled): value for name, value in load_file(file).items()}, file, PYTORCH)
+            arrays = divide(load_file(file), case.halves)
+            save_file({spell(name, case.spelled): value for name, value in arrays.items()}, file, PYTORCH)
+
+
+def divide(arrays: Mapping[str, Array], halves: Iterable[tuple[str, str, int]]) -> dict[str, Array]:
+    """Divide tables as they were published, where transformers saves them as two halves."""
+    divided = dict(arrays)
+    for first, second, rows in halves:
+        whole = np.concatenate([arrays[first], arrays[second]])
+        divided[first], divided[second] = whole[:rows].copy(), whole[rows:].copy()
+    return divided
 
 
 def spell(name: str, spelled: Mapping[str, str]) -> str:
@@ -83,12 +95,30 @@ def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
                 tensor = torch.from_numpy(value)
                 inputs[key.removeprefix(before)] = tensor if tensor.is_floating_point() else tensor.long()
         if "mm_token_type_ids" in known:
-            inputs["mm_token_type_ids"] = (tokens == getattr(model.config, "image_token_id", IMAGE_TOKEN)).long()
+            marked = case.marked or (getattr(model.config, "image_token_id", IMAGE_TOKEN),)
+            inputs["mm_token_type_ids"] = torch.isin(tokens, torch.tensor(marked)).long()
         if case.part:
             # Qwen3-Omni's thinker gives images positions of their own only beside a mask.
             inputs["attention_mask"] = torch.ones_like(tokens)
+        if case.masks:
+            inputs["attention_mask"] = generation_masks(model, inputs)
         rows.append(TorchRow(inputs, torch.zeros(tokens.shape[1], dtype=torch.bool)))
     return rows
+
+
+def generation_masks(model: Any, inputs: Mapping[str, Tensor]) -> Any:
+    """Make the masks by kind of layer that `model.generate` makes for a whole row."""
+    tokens = inputs["input_ids"]
+    with torch.no_grad():
+        embeds = model.get_input_embeddings()(tokens)
+    return model.create_masks_for_generate(
+        config=model.config,
+        inputs_embeds=embeds,
+        attention_mask=torch.ones_like(tokens),
+        past_key_values=None,
+        position_ids=None,
+        mm_token_type_ids=inputs["mm_token_type_ids"],
+    )
 
 
 def main() -> None:

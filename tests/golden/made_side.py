@@ -9,11 +9,12 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 # isort: split
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import mlx.core as mx
 import numpy as np
 
@@ -30,7 +31,17 @@ def read_rows(family: str, model: Path) -> tuple[Example, ...]:
     if family not in MADE:
         return encode_rows(family, model).examples
     rows = examples(FAMILIES[family])
-    return tuple(rows[number] for number in MADE[family].reads)
+    chosen = tuple(rows[number] for number in MADE[family].reads)
+    return tuple(count_positions(row) for row in chosen) if MADE[family].counts else chosen
+
+
+def count_positions(row: Example) -> Example:
+    """Let a row's positions count along all of their axes."""
+    if "position_ids" not in row.inputs:
+        return row
+    places = row.inputs["position_ids"]
+    counted = np.broadcast_to(np.arange(places.shape[-1], dtype=places.dtype), places.shape).copy()
+    return attrs.evolve(row, inputs={**row.inputs, "position_ids": counted})
 
 
 @contextmanager
@@ -47,10 +58,12 @@ def reference_inputs(row: Example) -> dict[str, Any]:
     """Give a row's inputs as transformers' model takes them.
 
     Where mlx-vlm takes a list of images of patches side by side (MiniCPM-V), transformers takes all in one line; the
-    axes of positions (HunYuan) before the rows; patches (PaddleOCR-VL) without an axis of rows; and grids of frames
-    (Kimi K2.5), of which an image is one.
+    axes of positions (HunYuan) before the rows; patches (PaddleOCR-VL) without an axis of rows; grids of frames
+    (Kimi K2.5), of which an image is one; and patches that are pooled (Molmo 2) counted through all images.
     """
     inputs = dict(row.inputs)
+    if "image_token_pooling" in inputs:
+        inputs["image_token_pooling"] = count_patches(inputs)
     pixels = inputs.get("pixel_values")
     if isinstance(pixels, np.ndarray) and pixels.ndim == 5 and "image_grid_thw" in inputs:
         inputs["pixel_values"] = pixels[0]
@@ -67,6 +80,15 @@ def reference_inputs(row: Example) -> dict[str, Any]:
         (images,), (sizes,) = inputs["pixel_values"], inputs["tgt_sizes"]
         return {"pixel_values": np.concatenate(images, axis=-1)[None], "target_sizes": sizes}
     return inputs
+
+
+def count_patches(inputs: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """Count the patches that are pooled through all images of a row, where mlx-vlm counts those of each image."""
+    n_features = np.asarray(inputs["image_grids"]).reshape(-1, 2, 2).prod(axis=2).sum(axis=1)
+    n_patches = np.asarray(inputs["image_num_crops"]) * inputs["pixel_values"].shape[1]
+    before = np.repeat(np.cumsum(n_patches) - n_patches, n_features)[:, None]
+    pooled = np.asarray(inputs["image_token_pooling"])
+    return np.where(pooled >= 0, pooled + before, pooled)
 
 
 def write(family: str, folder: Path) -> None:

@@ -31,7 +31,6 @@ from vlora.recipe.schema import DataSection, LoraSection, ModelSection, OptimSec
 from vlora.train.state import bound_params
 
 from .cases import Array, random_numbers
-from .made_cases import MADE, TEXT
 from .made_side import building, read_rows
 from .peft_cases import EXCHANGES, FAMILIES, MOVED, Exchange
 from .stages import make_parser
@@ -94,9 +93,8 @@ def prepare(family: str, work: Path) -> None:
     rows = read_rows(family, model)
     report: dict[str, Any] = {}
     for name, exchange in EXCHANGES.items():
-        is_blind = family in MADE and MADE[family].reads == TEXT
-        if exchange.instead_of and (is_blind or "refused" not in report[exchange.instead_of]):
-            report[name] = {"refused": f"{exchange.instead_of} has it, or no row has images"}
+        if exchange.instead_of and "refused" not in report[exchange.instead_of]:
+            report[name] = {"refused": f"{exchange.instead_of} has it"}
             continue
         folder = work / "exchange" / name
         try:

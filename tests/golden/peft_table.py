@@ -18,7 +18,7 @@ from vlora.models.load.saved_adapters import open_adapter
 from vlora.models.proven_versions import PROVEN
 from vlora.recipe.schema import ModelSection, OptimSection
 
-from .made_cases import MADE, TEXT
+from .made_cases import MADE
 from .made_side import building, read_rows
 from .peft_cases import EXCHANGES, FAMILIES, LEFT_OUT, MOVED, SAME
 from .peft_prepare import logits
@@ -30,7 +30,8 @@ PROGRAMS = """
 Read with vLLM 0.33.0's own source, without a GPU (`tests/golden/vllm_names.py`): its parser and each class's
 `hf_to_vllm_mapper` take all 4,200 names of the 89 folders that `--to vllm` writes of the adapters above (30 families),
 and 136 of four folders of Qwen3-Omni's,
-and give names that begin as the modules of its classes do. Refused with a sentence, and not written: DoRA and trained
+and give names that begin as the modules of its classes do. The folders of molmo2, and those of the towers of llama4 and
+granite4_vision, are not among them. Refused with a sentence, and not written: DoRA and trained
 tables of all families; all adapters of mllama, idefics2 and aya_vision, for which it has no class, and of
 llava_onevision, minimax_m3_vl, kimi_k25 and step3p7, whose classes take none; towers of mistral3, internvl,
 muse_glimmer, cohere_compass and both MiniCPM-V, which it passes over. `vlora/export/vllm_classes.py` is read out of the
@@ -181,7 +182,6 @@ def document(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     ]
     lines += [
         f"- {family}: transformers writes the checkpoint, and rows are those of tests/families"
-        + (", without images: what the towers make of them differs or was not compared" if case.reads == TEXT else "")
         + (f"; {case.note}." if case.note else ".")
         for family, case in MADE.items()
     ]

@@ -37,6 +37,25 @@ def test_other_towers_have_other_rules() -> None:
     assert names_of("pixtral").knows("model.vision_tower.transformer.layers.0.attention.q_proj.weight")
 
 
+def test_attention_that_was_published_as_one_is_divided() -> None:
+    """Queries, keys and values have the rows of their heads; of another number of rows nothing is known."""
+    config = {"model_type": "molmo2", "text_config": {"hidden_size": 8, "num_attention_heads": 4, "head_dim": 2}}
+    name, module = "model.transformer.blocks.0.self_attn.att_proj.weight", "model.language_model.layers.0.self_attn"
+    for n_keys in (4, 1):
+        names = find_transformers_names(
+            {**config, "text_config": {**config["text_config"], "num_key_value_heads": n_keys}}
+        )
+        assert names is not None
+        rows = mx.arange(8 + 4 * n_keys)[:, None] + mx.zeros((8 + 4 * n_keys, 8))
+        made = {key: np.array(value)[:, 0].tolist() for key, value in names.convert({name: rows}).items()}
+        assert made == {
+            f"{module}.q_proj.weight": [*range(8)],
+            f"{module}.k_proj.weight": [*range(8, 8 + 2 * n_keys)],
+            f"{module}.v_proj.weight": [*range(8 + 2 * n_keys, 8 + 4 * n_keys)],
+        }
+        assert names.convert({name: rows[1:]}) == {}
+
+
 def test_experts_are_joined() -> None:
     """Experts that were published one by one are stacked, gate and up behind each other."""
     parts = {

@@ -8,18 +8,31 @@ import mlx.nn as nn
 import numpy as np
 
 from ..forward.calls import call_language_model
+from ..forward.corrections import approximate_gelu
 from ..forward.lm_inputs import LMInputs
 from ..forward.merging import scatter_features
 from ..forward.overrides import override_attributes
-from .family import Family, Forward
+from .family import Family, Forward, Parts
 from .tiles import embed_llava_next, encode_views, pack_views, without_class_token
+
+QFORMER_EPSILON = 1e-12
+"""The published epsilon of the norms of Granite 4 Vision's connectors."""
+
+
+def fix_granite4(model: nn.Module) -> None:
+    """Give the norms of the connectors their epsilon; mlx-vlm leaves MLX's 1e-5 (granite4_vision/qformer.py:80)."""
+    for projector in (*model.layerwise_projectors, *(model.spatial_projectors or ())):
+        for _, module in projector.qformer.named_modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = QFORMER_EPSILON
 
 
 def embed_granite4(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of Granite 4 Vision: image tokens are zero, and features of their own are added before some layers.
 
     mlx-vlm reads the first image only (granite4_vision/granite4_vision.py:164), cuts the padding off without rounding
-    first (:37), and repeats the last feature where it has fewer than tokens (:257).
+    first (:37), repeats the last feature where it has fewer than tokens (:257), and has another activation in its tower
+    than SigLIP (granite4_vision/vision.py:77).
 
     Raises:
         ValueError: The numbers of image tokens and of features differ.
@@ -28,7 +41,8 @@ def embed_granite4(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -
     if inputs.get("pixel_values") is None:
         return {"inputs_embeds": embeds}
     config = model.config
-    states, images = encode_views(model, inputs, config.image_grid_pinpoints)
+    with approximate_gelu("tanh", model.vision_tower):
+        states, images = encode_views(model, inputs, config.image_grid_pinpoints)
     is_image = np.array(tokens) == config.image_token_index
     projected = [
         projector(without_class_token(config, states[layer]))
@@ -84,7 +98,12 @@ FAMILIES: Mapping[str, Family] = {
         ),
     ),
     "granite4_vision": Family(
-        forward=Forward(packs=True, embed=embed_granite4, forward=forward_granite4),
-        upstream_differs="only the first image is read (granite4_vision/granite4_vision.py:164)",
+        # No feature is made by the tower's pooling head, and a part of it is no layer in transformers.
+        parts=Parts(no_adapter=("head",)),
+        forward=Forward(packs=True, fix_weights=fix_granite4, embed=embed_granite4, forward=forward_granite4),
+        upstream_differs=(
+            "only the first image is read, and the tower has another activation "
+            "(granite4_vision/granite4_vision.py:164, vision.py:77)"
+        ),
     ),
 }

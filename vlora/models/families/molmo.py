@@ -1,6 +1,7 @@
 """Molmo. Files and lines are those of mlx-vlm 0.7.10."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import mlx.core as mx
@@ -8,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..forward.attention_masks import row_mask
-from ..forward.corrections import forget_attributes
+from ..forward.corrections import approximate_gelu, forget_attributes
 from ..forward.lm_inputs import SEGMENTS, LMInputs
 from .family import Family, Format, Forward, Parts
 
@@ -26,6 +27,11 @@ MOLMO2_IMAGE_TOKENS = (
     "frame_end_token_id",
 )
 """Where Molmo 2's configuration names the tokens that its processor writes for images."""
+
+
+def match_reference_molmo2(model: nn.Module) -> AbstractContextManager[None]:
+    """Use the published activation in Molmo 2's tower; mlx-vlm has a coarser one (molmo2/vision.py:13)."""
+    return approximate_gelu("tanh", model.vision_tower.image_vit)
 
 
 def finish_molmo2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
@@ -67,8 +73,13 @@ FAMILIES: Mapping[str, Family] = {
     "molmo2": Family(
         format=Format(image_mark="<|image|>", image_id=-200),
         parts=Parts(embedding_parts=("wte",), no_adapter=("patch_embedding",)),
-        forward=Forward(packs=True, finish_inputs=finish_molmo2, forward=forward_molmo2),
-        upstream_differs="image tokens do not see later ones of their image (molmo2/language.py:175)",
+        forward=Forward(
+            packs=True, embed_overrides=match_reference_molmo2, finish_inputs=finish_molmo2, forward=forward_molmo2
+        ),
+        upstream_differs=(
+            "image tokens do not see later ones of their image, and the tower has another activation "
+            "(molmo2/language.py:175, vision.py:13)"
+        ),
     ),
     "molmo_point": Family(
         format=Format(image_mark="<|image|>", image_id=-200, opens_with_eos=True),

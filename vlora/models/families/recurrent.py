@@ -6,7 +6,6 @@ from .family import STATES, Family, Forward
 
 FAMILIES: Mapping[str, Family] = {
     "indic_ocr": Family(forward=Forward(equal_prompts=STATES)),
-    "llama4": Family(forward=Forward(equal_prompts="layers see chunks, which are counted from one place of a batch")),
     "nemotron_h_nano_omni": Family(forward=Forward(equal_prompts=STATES)),
     "prism_hadamard_qwen35": Family(forward=Forward(equal_prompts=STATES)),
     "zaya1_vl": Family(forward=Forward(equal_prompts=STATES)),

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 import mlx.core as mx
+import numpy as np
 
 TABLE = Path(__file__).with_name("transformers_names.json")
 
@@ -212,6 +213,11 @@ def _compute(
             made = [mx.concatenate(arrays, axis=axis)]
         elif name == "Chunk" and not settings.get("num_shards_attribute"):
             made = list(mx.split(made[0], len(step.targets), axis=axis))
+        elif name == "Split":
+            ends = np.cumsum([_count_rows(part, config) for part in step.targets]).tolist()
+            if ends[-1] != made[0].shape[axis]:
+                return {}
+            made = list(mx.split(made[0], ends[:-1], axis=axis))
         elif name == "Transpose":
             # Where it depends on the shape: which axis is which is told by the places of the numbers.
             turned = made[0].swapaxes(settings["dim0"], settings["dim1"])
@@ -229,6 +235,19 @@ def _compute(
         target.replace(first, part.replace("\\.", "."), 1): value
         for part, value in zip(step.targets, made, strict=True)
     }
+
+
+def _count_rows(target: str, config: Mapping[str, Any]) -> int:
+    """Count the rows of a projection of attention in the language model; 0 for other parameters."""
+    section = config.get("text_config") or config
+    heads = section.get("num_attention_heads", 0)
+    width = section.get("head_dim") or section.get("hidden_size", 0) // max(heads, 1)
+    count: int = {
+        "q_proj": heads,
+        "k_proj": section.get("num_key_value_heads") or heads,
+        "v_proj": section.get("num_key_value_heads") or heads,
+    }.get(target.removesuffix(".weight").rpartition(".")[2], 0)
+    return count * width
 
 
 def _part_pairs(rows: mx.array, settings: Mapping[str, Any], config: Mapping[str, Any]) -> mx.array:

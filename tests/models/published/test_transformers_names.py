@@ -39,12 +39,10 @@ def test_other_towers_have_other_rules() -> None:
 
 def test_attention_that_was_published_as_one_is_divided() -> None:
     """Queries, keys and values have the rows of their heads; of another number of rows nothing is known."""
-    config = {"model_type": "molmo2", "text_config": {"hidden_size": 8, "num_attention_heads": 4, "head_dim": 2}}
     name, module = "model.transformer.blocks.0.self_attn.att_proj.weight", "model.language_model.layers.0.self_attn"
     for n_keys in (4, 1):
-        names = find_transformers_names(
-            {**config, "text_config": {**config["text_config"], "num_key_value_heads": n_keys}}
-        )
+        text = {"hidden_size": 8, "num_attention_heads": 4, "head_dim": 2, "num_key_value_heads": n_keys}
+        names = find_transformers_names({"model_type": "molmo2", "text_config": text})
         assert names is not None
         rows = mx.arange(8 + 4 * n_keys)[:, None] + mx.zeros((8 + 4 * n_keys, 8))
         made = {key: np.array(value)[:, 0].tolist() for key, value in names.convert({name: rows}).items()}

@@ -240,14 +240,11 @@ def _compute(
 def _count_rows(target: str, config: Mapping[str, Any]) -> int:
     """Count the rows of a projection of attention in the language model; 0 for other parameters."""
     section = config.get("text_config") or config
-    heads = section.get("num_attention_heads", 0)
-    width = section.get("head_dim") or section.get("hidden_size", 0) // max(heads, 1)
-    count: int = {
-        "q_proj": heads,
-        "k_proj": section.get("num_key_value_heads") or heads,
-        "v_proj": section.get("num_key_value_heads") or heads,
-    }.get(target.removesuffix(".weight").rpartition(".")[2], 0)
-    return count * width
+    heads: int = section.get("num_attention_heads", 0)
+    n_keys: int = section.get("num_key_value_heads") or heads
+    width: int = section.get("head_dim") or section.get("hidden_size", 0) // max(heads, 1)
+    counts = {"q_proj": heads, "k_proj": n_keys, "v_proj": n_keys}
+    return counts.get(target.removesuffix(".weight").rpartition(".")[2], 0) * width
 
 
 def _part_pairs(rows: mx.array, settings: Mapping[str, Any], config: Mapping[str, Any]) -> mx.array:

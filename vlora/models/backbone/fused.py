@@ -24,7 +24,7 @@ from ...ops.quantized import frozen_linear, is_unpacked, linear_shape, multiply_
 from ..forward.attention_masks import CAUSAL, attend_fused
 from ..forward.metal_kernels import without_metal_kernels
 from ..forward.overrides import attending, override_attributes, override_call
-from .fused_attention import attending_rotated, has_rotated_heads
+from .fused_attention import Angles, attending_rotated, has_rotated_heads
 from .outcomes import Outcomes
 from .patch_tower import rotate_part
 
@@ -49,7 +49,7 @@ class FusedModules:
     """
 
     replacements: Sequence[Replacement] = ()
-    angles: "Angles | None" = None
+    angles: Angles | None = None
 
     def expect(self, hidden: mx.Dtype) -> None:
         """Set the type of the hidden states, in which models compute their angles."""
@@ -205,9 +205,14 @@ def _norm(norm: nn.RMSNorm) -> Callable[[mx.array], mx.array]:
 
 def _gated(mlp: nn.Module) -> Callable[[mx.array], mx.array]:
     def run(x: mx.array) -> mx.array:
-        gate, up = mlp.gate_proj(x), mlp.up_proj(x)
-        hidden: mx.array = mlp.down_proj(swiglu(gate, up) if is_gate_recomputed() else gate * sigmoid(gate) * up)
-        return hidden
+        if not is_gate_recomputed():
+            gate, up = mlp.gate_proj(x), mlp.up_proj(x)
+            hidden: mx.array = mlp.down_proj(gate * sigmoid(gate) * up)
+            return hidden
+        # Rows once for all layers, which compute with nothing else.
+        rows = x.reshape(-1, x.shape[-1])
+        hidden = mlp.down_proj(swiglu(mlp.gate_proj(rows), mlp.up_proj(rows)))
+        return hidden.reshape(*x.shape[:-1], hidden.shape[-1])
 
     return run
 
@@ -252,33 +257,6 @@ def _linear_type(linear: nn.Module) -> mx.Dtype:
     dtype: mx.Dtype = linear.get("scales", linear.weight).dtype
     # The scales of mxfp4 and nvfp4 are packed.
     return dtype if mx.issubdtype(dtype, mx.floating) else mx.bfloat16
-
-
-class Angles:
-    """Cosines and sines of positions, computed once for all layers with the same positions.
-
-    Attributes:
-        dtype: Their type; None for that of the rotated array.
-    """
-
-    def __init__(self, rotary: MRoPERotaryEmbedding) -> None:
-        self._rotary = rotary
-        self.dtype: mx.Dtype | None = None
-        self._positions: mx.array | None = None
-        self._found: tuple[mx.array, mx.array] | None = None
-
-    def __call__(self, x: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
-        """Find f[B, T, 1, 2, D / 2] for i32[3, B, T], as `vlora.ops.functional.rotate` takes them."""
-        if self._found is None or positions is not self._positions:
-            typed = x if self.dtype is None else mx.zeros((1,), dtype=self.dtype)
-            both = [angles.reshape(*angles.shape[:2], 1, 2, -1) for angles in self._rotary(typed, positions)]
-            signed = mx.concatenate([-both[1][..., :1, :], both[1][..., 1:, :]], axis=-2)
-            self._positions, self._found = positions, (both[0], signed)
-        return self._found
-
-    def forget(self) -> None:
-        """Drop the arrays of a finished trace."""
-        self._positions = self._found = None
 
 
 def _rotation(angles: Angles) -> Callable[..., tuple[mx.array, mx.array]]:

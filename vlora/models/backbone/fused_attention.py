@@ -6,8 +6,8 @@ backward, and a GPU waits for the host that starts them.
 
 import inspect
 import sys
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -29,11 +29,31 @@ TAKEN = ("self", "x", "mask", "cache", "position_ids", "position_embeddings")
 SETTINGS = {"n_heads", "n_kv_heads", "head_dim", "scale"}
 
 
-class FindsAngles(Protocol):
-    """Finds the cosines and sines of positions, as `vlora.ops.functional.rotate` takes them."""
+class Angles:
+    """Cosines and sines of positions, computed once for all layers with the same positions.
+
+    Attributes:
+        dtype: Their type; None for that of the rotated array.
+    """
+
+    def __init__(self, rotary: MRoPERotaryEmbedding) -> None:
+        self._rotary = rotary
+        self.dtype: mx.Dtype | None = None
+        self._positions: mx.array | None = None
+        self._found: tuple[mx.array, mx.array] | None = None
 
     def __call__(self, x: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
-        """See `vlora.models.backbone.fused.Angles`."""
+        """Find f[B, T, 1, 2, D / 2] for i32[3, B, T], as `vlora.ops.functional.rotate` takes them."""
+        if self._found is None or positions is not self._positions:
+            typed = x if self.dtype is None else mx.zeros((1,), dtype=self.dtype)
+            both = [angles.reshape(*angles.shape[:2], 1, 2, -1) for angles in self._rotary(typed, positions)]
+            signed = mx.concatenate([-both[1][..., :1, :], both[1][..., 1:, :]], axis=-2)
+            self._positions, self._found = positions, (both[0], signed)
+        return self._found
+
+    def forget(self) -> None:
+        """Drop the arrays of a finished trace."""
+        self._positions = self._found = None
 
 
 def has_rotated_heads(part: nn.Module) -> bool:
@@ -55,7 +75,7 @@ def has_rotated_heads(part: nn.Module) -> bool:
     return has_file and is_called_so and widths == [count * part.head_dim for count in counts]
 
 
-def attending_rotated(part: nn.Module, angles: FindsAngles) -> Callable[..., mx.array]:
+def attending_rotated(part: nn.Module, angles: Angles) -> Callable[..., mx.array]:
     """Give a forward of the attention that `has_rotated_heads`, for rows that are read as a whole.
 
     Args:
@@ -70,20 +90,22 @@ def attending_rotated(part: nn.Module, angles: FindsAngles) -> Callable[..., mx.
         if cache is not None or position_ids is None or position_embeddings is not None:
             result: mx.array = own(part, x, mask, cache, position_ids, position_embeddings)
             return result
-        queries, keys, values = part.q_proj(x), part.k_proj(x), part.v_proj(x)
-        queries, keys = _heads(part, "q_norm", queries, part.n_heads), _heads(part, "k_norm", keys, part.n_kv_heads)
+        # Rows once for all projections, which compute with nothing else.
+        rows, shape = x.reshape(-1, x.shape[-1]), x.shape[:-1]
+        queries, keys, values = part.q_proj(rows), part.k_proj(rows), part.v_proj(rows)
+        queries = _heads(part, "q_norm", queries, (*shape, part.n_heads, part.head_dim))
+        keys = _heads(part, "k_norm", keys, (*shape, part.n_kv_heads, part.head_dim))
         queries, keys = (rotate_part(heads, *angles(keys, position_ids)) for heads in (queries, keys))
         # The function that stands there now: others may have replaced it.
         mixed = attend_heads(getattr(file, ATTENTION), queries, keys, values, part.scale, mask)
-        projected: mx.array = part.o_proj(mixed)
+        projected: mx.array = part.o_proj(mixed).reshape(*shape, -1)
         return projected
 
     return run
 
 
-def _heads(part: nn.Module, name: str, x: mx.array, n_heads: int) -> mx.array:
-    """Divide f[B, T, H D] into heads, f[B, T, H, D], normalized where the part normalizes them."""
-    shape = (*x.shape[:-1], n_heads, part.head_dim)
+def _heads(part: nn.Module, name: str, x: mx.array, shape: Sequence[int]) -> mx.array:
+    """Divide f[B T, H D] into heads of a shape, (B, T, H, D), normalized where the part normalizes them."""
     norm = part.get(name)
     if norm is None:
         return x.reshape(shape)

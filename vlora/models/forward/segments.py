@@ -177,22 +177,23 @@ def attend_heads(
         attend: As mlx-vlm's models call it.
         queries: f[B, T, H, D].
         keys: f[B, T, K, D].
-        values: f[B, T, K D].
+        values: f[B T, K D].
         scale: Factor of the scores.
         mask: As for `attend`, or `Apart`.
 
     Returns:
-        f[B, T, H D].
+        f[B T, H D].
     """
     shape, together = keys.shape[2:], math.prod(queries.shape[2:])
     if isinstance(mask, Apart):
-        given = ((queries, queries.shape[2:]), (keys, shape), (values, shape))
-        moved = (move(part, mask.rows, mask.places, row).transpose(0, 2, 1, 3) for part, row in given)
-        mixed = attend(*moved, None, scale, mask.within)
-        return move(mixed.transpose(0, 2, 1, 3), mask.places, mask.rows, (together,))
-    heads = (part.transpose(0, 2, 1, 3) for part in (queries, keys, values.reshape(*values.shape[:2], *shape)))
+        places = mask.places.reshape(-1)
+        apart = [move(part, mask.rows, mask.places) for part in (queries, keys)]
+        apart.append(move(values, mask.rows, places, shape))
+        mixed = attend(*(part.transpose(0, 2, 1, 3) for part in apart), None, scale, mask.within)
+        return move(mixed.transpose(0, 2, 1, 3), places, mask.rows, (together,))
+    heads = (part.transpose(0, 2, 1, 3) for part in (queries, keys, values.reshape(keys.shape)))
     mixed = attend(*heads, None, scale, mask)
-    return mixed.transpose(0, 2, 1, 3).reshape(*queries.shape[:2], together)
+    return mixed.transpose(0, 2, 1, 3).reshape(-1, together)
 
 
 def _arguments(cache: Any, scale: float, mask: Any = None, sinks: Any = None) -> tuple[Any, float, Any, Any]:

@@ -88,30 +88,36 @@ def test_layers_of_one_input_compute_together(scheme: dict[str, object] | None, 
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-3 * float(mx.abs(expected).max()), err_msg=name)
 
 
+@pytest.mark.parametrize("drops", [False, True])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("scales", [(SCALE,), (1.0, 1.0), (SCALE, SCALE, SCALE), (SCALE, 1.0, 0.25)], ids=str)
-def test_scales_take_no_operation(scales: tuple[float, ...], with_bias: bool) -> None:
-    """Updates of one scale, or of several and other ranks, are the plain formula; matrix products do the scaling."""
+def test_scales_take_no_operation(scales: tuple[float, ...], with_bias: bool, drops: bool) -> None:
+    """Updates of one scale, or of several and other ranks, are the plain formula; matrix products do the scaling.
+
+    So they are where their input is another than that of the frozen layers.
+    """
     updates = [
         LowRankUpdate(make_linear(bias=place != 1), scale, normal(INPUTS, place + 2), normal(place + 2, OUTPUTS))
         for place, scale in enumerate(scales)
     ]
-    x = normal(2, 5, INPUTS, seed=3)
-
+    inputs = [normal(2, 5, INPUTS, seed=3 + place) for place in range(1 + drops)]
     factors = [factor for update in updates for factor in (update.lora_a, update.lora_b)]
     cotangents = [normal(2, 5, OUTPUTS, seed=place) for place in range(len(updates))]
-    mx.eval(x, factors, cotangents, [update.linear.parameters() for update in updates])
+    mx.eval(inputs, factors, cotangents, [update.linear.parameters() for update in updates])
 
-    def plain(given: list[LowRankUpdate], x: mx.array) -> list[mx.array]:
-        sums = [x @ u.linear.weight.T + u.scale * (x @ u.lora_a @ u.lora_b) for u in given]
+    def plain(given: list[LowRankUpdate], x: mx.array, dropped: mx.array | None = None) -> list[mx.array]:
+        z = x if dropped is None else dropped
+        sums = [x @ u.linear.weight.T + u.scale * (z @ u.lora_a @ u.lora_b) for u in given]
         return [y + u.linear.bias if with_bias and "bias" in u.linear else y for y, u in zip(sums, given, strict=True)]
 
     def gradients(products: Callable[..., list[mx.array]]) -> list[mx.array]:
-        def run(x: mx.array, *factors: mx.array) -> list[mx.array]:
+        def run(*arrays: mx.array) -> list[mx.array]:
+            given, factors = arrays[: len(inputs)], arrays[len(inputs) :]
             pairs = zip(updates, factors[::2], factors[1::2], strict=True)
-            return products([u._replace(lora_a=a, lora_b=b) for u, a, b in pairs], x)
+            updated = [u._replace(lora_a=a, lora_b=b) for u, a, b in pairs]
+            return products(updated, given[0], dropped=given[1] if drops else None)
 
-        outputs, found = mx.vjp(run, [x, *factors], cotangents)
+        outputs, found = mx.vjp(run, [*inputs, *factors], cotangents)
         return [*outputs, *found]
 
     own = gradients(functools.partial(fused_lora_matmul, with_bias=with_bias))

@@ -173,6 +173,20 @@ def test_bfloat16_is_not_promoted(kind: type) -> None:
     assert make_layer(kind, linear)(normal(4, INPUTS).astype(mx.bfloat16)).dtype == mx.bfloat16
 
 
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("n_rows", [4, DEQUANTIZE_MIN_ROWS + 1])
+def test_lora_with_dropout_is_its_definition(scheme: dict[str, object] | None, n_rows: int) -> None:
+    """Output and gradients are those of the frozen layer with all of the input and the update with what was kept."""
+    layer, x = make_layer(LoRALinear, make_linear(scheme), dropout=0.3), normal(n_rows, INPUTS, seed=3)
+    layer._dropout_key = mx.random.key(6)
+
+    def whole(params: dict[str, mx.array], x: mx.array) -> mx.array:
+        y = x @ dequantized_weight(layer.linear).T + layer.linear.bias
+        return y + SCALE * (layer.dropped(x) @ params["lora_a"]) @ params["lora_b"]
+
+    same_function(layer, x, whole)
+
+
 def test_dropout_drops_inputs_of_the_update_alone() -> None:
     """With a key the update is another one, as large on average; without one nothing is dropped."""
     net = Net()

@@ -53,8 +53,10 @@ def multiply_low_rank(x: mx.array, lora_a: mx.array, lora_b: mx.array) -> mx.arr
     return cast("mx.array", product(x, lora_a, lora_b))
 
 
-def fused_lora_matmul(updates: Sequence[LowRankUpdate], x: mx.array, *, with_bias: bool = True) -> list[mx.array]:
-    """Apply layers with their updates to one input, without dropout.
+def fused_lora_matmul(
+    updates: Sequence[LowRankUpdate], x: mx.array, *, dropped: mx.array | None = None, with_bias: bool = True
+) -> list[mx.array]:
+    """Apply layers with their updates to one input.
 
     One product with the A of all of them, and sums that are begun by the small product and gone on with by the large
     one, so that activations are read and written as rarely as can be. What lies between A and B has a row for each of
@@ -68,33 +70,37 @@ def fused_lora_matmul(updates: Sequence[LowRankUpdate], x: mx.array, *, with_bia
     Args:
         updates: Of layers with the same number of inputs.
         x: f[..., inputs].
+        dropped: What the updates get in its place, likewise.
         with_bias: Whether the layers' biases are added.
 
     Returns:
         f[..., outputs] of each layer, in the type of `x`.
     """
     together = _Together.of(updates, with_bias=with_bias)
+    inputs = [value.reshape(-1, x.shape[-1]) for value in ((x,) if dropped is None else (x, dropped))]
+    n_inputs = len(inputs)
 
     @custom_vjp(keeps="results", ordered=True)
-    def products(x: mx.array, *factors: mx.array) -> tuple[mx.array, ...]:
-        return together.products(x, factors)
+    def products(*arrays: mx.array) -> tuple[mx.array, ...]:
+        return together.products(arrays[:n_inputs], arrays[n_inputs:])
 
     @products.vjp
     def products_vjp(
         primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
     ) -> tuple[mx.array, ...]:
-        x, *factors = primals
-        return together.gradients(x, factors, cotangents[1:], outputs[0])
+        return together.gradients(primals[:n_inputs], primals[n_inputs:], cotangents[1:], outputs[0])
 
-    rows = x.reshape(-1, x.shape[-1])
     factors = itertools.chain(*((update.lora_a, update.lora_b) for update in updates))
-    outputs = cast("tuple[mx.array, ...]", products(rows, *factors))
+    outputs = cast("tuple[mx.array, ...]", products(*inputs, *factors))
     return [y.reshape(*x.shape[:-1], y.shape[-1]) for y in outputs[1:]]
 
 
 @attrs.frozen(eq=False)
 class _Together:
-    """What updates of one input are multiplied by; `factors` are the A and B of each, one behind the other.
+    """What updates of one input are multiplied by.
+
+    `inputs` are that of the frozen layers and, where it is another, that of the updates; `factors` are the A and B of
+    each update, one behind the other.
 
     Attributes:
         linears: The frozen layers.
@@ -117,9 +123,10 @@ class _Together:
         """Take what has the rank of all updates along an axis apart."""
         return list(mx.split(value, self.starts, axis=axis)) if self.starts else [value]
 
-    def products(self, x: mx.array, factors: Sequence[mx.array]) -> tuple[mx.array, ...]:
+    def products(self, inputs: Sequence[mx.array], factors: Sequence[mx.array]) -> tuple[mx.array, ...]:
         """Compute the products with A, f[sum of R, rows], and each layer's output."""
-        within = joined(factors[::2], 1).T @ x.T
+        x = inputs[0]
+        within = joined(factors[::2], 1).T @ inputs[-1].T
         outputs = []
         parts = self.apart(within.T, 1)
         for linear, scale, part, b in zip(self.linears, self.scales, parts, factors[1::2], strict=True):
@@ -130,27 +137,36 @@ class _Together:
         return (within, *outputs)
 
     def gradients(
-        self, x: mx.array, factors: Sequence[mx.array], towards: Sequence[mx.array], within: mx.array
+        self, inputs: Sequence[mx.array], factors: Sequence[mx.array], towards: Sequence[mx.array], within: mx.array
     ) -> tuple[mx.array, ...]:
-        """Carry the outputs' gradients back: to the input, and to each of the factors."""
+        """Carry the outputs' gradients back: to the inputs, and to each of the factors."""
         a = joined(factors[::2], 1)
         inner = [d @ b.T for d, b in zip(towards, factors[1::2], strict=True)]
         # A product of what is joined takes one scale; where there are several, they are multiplied with before.
         scale = self.scales[0] if len(set(self.scales)) == 1 else 1.0
         inner = [value if own == scale else own * value for value, own in zip(inner, self.scales, strict=True)]
         together = joined(inner, 1)
-        of_a = self.apart(scaled_product(scale, x.T, together, like=a), 1)
+        of_a = self.apart(scaled_product(scale, inputs[-1].T, together, like=a), 1)
         parts = zip(self.scales, self.apart(within, 0), towards, factors[1::2], strict=True)
         of_b = [scaled_product(own, part, d, like=b) for own, part, d, b in parts]
-        # The first product that is added scales what it is added to.
-        of_x = together @ a.T
-        for d, linear in zip(towards, self.linears, strict=True):
-            of_x = mx.addmm(of_x, d, dequantized_weight(linear, after=d, dtype=d.dtype), beta=scale)
-            scale = 1.0
+        of_inputs = self.of_inputs(inputs, towards, (together, a.T), scale)
         # Where a layer is of another type than its input, so is what flows back.
-        of_factors = itertools.chain(*zip(of_a, of_b, strict=True))
-        gradients = [value.astype(factor.dtype) for value, factor in zip(of_factors, factors, strict=True)]
-        return (of_x.astype(x.dtype), *gradients)
+        found = [*of_inputs, *itertools.chain(*zip(of_a, of_b, strict=True))]
+        return tuple(value.astype(given.dtype) for value, given in zip(found, [*inputs, *factors], strict=True))
+
+    def of_inputs(
+        self, inputs: Sequence[mx.array], towards: Sequence[mx.array], pair: tuple[mx.array, mx.array], scale: float
+    ) -> list[mx.array]:
+        """Carry the outputs' gradients back to the inputs; the scaled product of the pair is that of the updates'."""
+        weights = (
+            dequantized_weight(linear, after=d, dtype=d.dtype) for d, linear in zip(towards, self.linears, strict=True)
+        )
+        (d, weight), *others = zip(towards, weights, strict=True)
+        # In one sum the product with the weights scales what it is added to.
+        of_x = mx.addmm(pair[0] @ pair[1], d, weight, beta=scale) if len(inputs) == 1 else d @ weight
+        for d, weight in others:
+            of_x = mx.addmm(of_x, d, weight)
+        return [of_x, *(scaled_product(scale, *pair, like=dropped) for dropped in inputs[1:])]
 
 
 def scaled_product(scale: float, a: mx.array, b: mx.array, *, like: mx.array) -> mx.array:

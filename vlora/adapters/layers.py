@@ -120,8 +120,9 @@ class LoRALinear(Adapter):
 
     def product(self, x: mx.array, *, with_bias: bool = True) -> mx.array:
         """Apply the layer and its update, without the fused products of other layers."""
-        if self.is_plain and not self.drops:
-            return fused_lora_matmul([self.low_rank(x.dtype)], x, with_bias=with_bias)[0]
+        if self.is_plain:
+            dropped = self.dropped(x) if self.drops else None
+            return fused_lora_matmul([self.low_rank(x.dtype)], x, dropped=dropped, with_bias=with_bias)[0]
         y = frozen_linear(self.linear, x, with_bias=with_bias)
         lora_a, lora_b = self.factors(x.dtype)
         return y + (self.scale * multiply_low_rank(self.dropped(x), lora_a, lora_b)).astype(y.dtype)

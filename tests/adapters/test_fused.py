@@ -133,6 +133,22 @@ def test_scales_take_no_operation(scales: tuple[float, ...], with_bias: bool, dr
         assert graph.getvalue().count('"Multiply"') == n_apart
 
 
+def test_rows_stay_what_they_are() -> None:
+    """Inputs of two dimensions are reshaped neither on the way to the products nor back; others are."""
+    layer = make_layer(LoRALinear, make_linear())
+    for shape, n_reshaped in (((6, INPUTS), 0), ((2, 3, INPUTS), 4)):
+        arrays = [normal(*shape), layer.lora_a, layer.lora_b, normal(*shape[:-1], OUTPUTS)]
+        mx.eval(arrays, layer.linear.parameters())
+
+        def run(x: mx.array, *factors: mx.array) -> list[mx.array]:
+            return fused_lora_matmul([LowRankUpdate(layer.linear, SCALE, *factors)], x)
+
+        outputs, gradients = mx.vjp(run, arrays[:3], arrays[3:])
+        with io.StringIO() as graph:
+            mx.export_to_dot(graph, *outputs, *gradients)
+            assert graph.getvalue().count('"Reshape"') == n_reshaped
+
+
 @pytest.mark.parametrize("types", [(mx.bfloat16, mx.float32), (mx.float32, mx.bfloat16)], ids=str)
 def test_gradients_have_the_type_of_what_they_are_of(types: tuple[mx.Dtype, mx.Dtype]) -> None:
     """Where the frozen layer is of another type than its input; the values are those of the plain formula."""

@@ -1,6 +1,7 @@
 """Products with updates of low rank: those of several projections of one input together. Knows no layer's class."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
 
@@ -77,7 +78,9 @@ def fused_lora_matmul(
         f[..., outputs] of each layer, in the type of `x`.
     """
     together = _Together.of(updates, with_bias=with_bias)
-    inputs = [value.reshape(-1, x.shape[-1]) for value in ((x,) if dropped is None else (x, dropped))]
+    # Not with -1: MLX would reshape what are rows already.
+    rows = (math.prod(x.shape[:-1]), x.shape[-1])
+    inputs = [value.reshape(rows) for value in ((x,) if dropped is None else (x, dropped))]
     n_inputs = len(inputs)
 
     @custom_vjp(keeps="results", ordered=True)

@@ -12,13 +12,13 @@ from vlora.ops.cuda_sources import FOLDER, read_source
 from vlora.system.package import source_files
 
 COMPILED = {
-    mx.float32: "77e1937161f95b25633efe398352489ee0080543b1538187e6db3089ed162395",
-    mx.bfloat16: "069983bff0ec5fc2f523f225fe1f898e267aafa8233b90aeee0cf6c80ed599ff",
-    mx.float16: "ec58dbf986fe749a5da2a359239bd54b14a933dff44beb87a16d5798f1d1e432",
+    mx.float32: "b19b0f2cc1172bcc555126ff0c0e7db31976f4270695455b41945158a00fa801",
+    mx.bfloat16: "4a48159f9010c47564a350147c064881ce5d688fdca063950d01e0d71f3b4306",
+    mx.float16: "55ca0597e4d29bc25c38b76cfb32b74f2859edd3b02085c1c9abf7f25f012b57",
 }
 """SHA-256 of all that NVRTC is given, by the arrays' type: with a new kernel it is another."""
 
-BY_MLX = "d4a1ccef06d24aef8199d37b4dfaa3e1cf17173f90edc2d883ceea2af09bb716"
+BY_MLX = "68e89d91adb84b976167f37f64db719d421b464205ff9bc03719e1c03f7227bc"
 """Likewise of what `mx.fast.cuda_kernel` is given."""
 
 

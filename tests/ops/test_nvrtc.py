@@ -7,7 +7,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from vlora.ops import cuda_kernels, nvrtc
+from vlora.ops import cuda_heads, cuda_kernels, nvrtc
+from vlora.ops.cuda_heads import place_heads
 from vlora.ops.cuda_kernels import (
     gate_gradients,
     move_rows,
@@ -131,6 +132,13 @@ def call_all(dtype: mx.Dtype) -> None:
     angles = mx.zeros((2, 3, 1, 2, 32), dtype)
     for is_back in (False, True):
         rotate_halves(mx.zeros((2, 3, 5, 64), dtype), angles, angles, is_back=is_back)
+    places = mx.zeros((2, 3), mx.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda_heads, "has_kernel", lambda *_: True)
+        heads = mx.zeros((6, 5 * 64), dtype)
+        towards = [mx.zeros((7, 4, 5, 64), dtype)]
+        given = (mx.zeros(64, dtype), 1e-6), (angles, angles), mx.zeros((7, 4), mx.int32), places
+        mx.vjp(lambda x: place_heads(x, *given), [heads], towards)
 
 
 @pytest.fixture
@@ -161,6 +169,8 @@ LENGTHS = {
     "row_losses_gradient": [3],
     "move_rows": [3],
     "rotate_halves": [2 * 3 * 5, 2 * 3 * 5],
+    "place_heads": [7 * 4],
+    "place_heads_gradient": [2 * 3],
 }
 """How many numbers the first array of each kernel has, or rows of them, in the order of `call_all`."""
 

@@ -111,7 +111,7 @@ def unpack_words(weight: mx.array, scales: mx.array, biases: mx.array, group_siz
     shape = (*weight.shape[:-1], weight.shape[-1] * 32 // bits)
     template = {"T": scales.dtype, "GROUP": group_size, "BITS": bits}
     given = {"weight": weight, "scales": scales, "biases": biases}
-    return _run("unpack_words", given, template, weight.size, {"out": shape}, scales.dtype)[0]
+    return run_kernel("unpack_words", given, template, weight.size, {"out": shape}, scales.dtype)[0]
 
 
 def norm_rows(x: mx.array, weight: mx.array, eps: float, shape: Sequence[int]) -> mx.array:
@@ -150,7 +150,7 @@ def gate_gradients(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[m
     given = {"gate": gate, "up": up, "cotangent": cotangent}
     n_threads = gate.size * gate.dtype.size // LOAD_BYTES
     shapes = {"of_gate": gate.shape, "of_up": gate.shape}
-    of_gate, of_up = _run("gate_gradients", given, {"T": gate.dtype}, n_threads, shapes, gate.dtype)
+    of_gate, of_up = run_kernel("gate_gradients", given, {"T": gate.dtype}, n_threads, shapes, gate.dtype)
     return of_gate, of_up
 
 
@@ -172,7 +172,7 @@ def rotate_halves(x: mx.array, cosines: mx.array, sines: mx.array, *, is_back: b
     given = {"x": x, "cosines": cosines, "sines": sines}
     template = {"T": x.dtype, "HEADS": n_heads, "HALF": width // 2, "SIGN": -1 if is_back else 1}
     n_threads = x.size * x.dtype.size // (2 * LOAD_BYTES)
-    return _run("rotate_halves", given, template, n_threads, {"out": x.shape}, x.dtype, unit=width)[0]
+    return run_kernel("rotate_halves", given, template, n_threads, {"out": x.shape}, x.dtype, unit=width)[0]
 
 
 def move_rows(x: mx.array, rows: mx.array, shape: Sequence[int]) -> mx.array:
@@ -192,7 +192,7 @@ def move_rows(x: mx.array, rows: mx.array, shape: Sequence[int]) -> mx.array:
     width = math.prod(shape)
     n_threads = rows.size * width * x.dtype.size // LOAD_BYTES
     shapes = {"out": (*rows.shape, *shape)}
-    return _run("move_rows", given, {"T": x.dtype, "WIDTH": width}, n_threads, shapes, x.dtype)[0]
+    return run_kernel("move_rows", given, {"T": x.dtype, "WIDTH": width}, n_threads, shapes, x.dtype)[0]
 
 
 def row_losses(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
@@ -209,7 +209,7 @@ def row_losses(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]
     template = {"T": logits.dtype, "WIDTH": logits.shape[1], "LANES": LOSS_LANES}
     shapes = {"losses": targets.shape, "normalizers": targets.shape}
     n_threads = targets.size * LOSS_LANES
-    losses, normalizers = _run(
+    losses, normalizers = run_kernel(
         "row_losses", given, template, n_threads, shapes, mx.float32, unit=logits.shape[1], n_block=LOSS_LANES
     )
     return losses, normalizers
@@ -221,7 +221,7 @@ def row_losses_gradient(logits: mx.array, targets: mx.array, normalizers: mx.arr
     template = {"T": logits.dtype, "WIDTH": logits.shape[1]}
     n_threads = logits.size * logits.dtype.size // LOAD_BYTES
     shapes = {"out": logits.shape}
-    return _run("row_losses_gradient", given, template, n_threads, shapes, logits.dtype, unit=logits.shape[1])[0]
+    return run_kernel("row_losses_gradient", given, template, n_threads, shapes, logits.dtype, unit=logits.shape[1])[0]
 
 
 def _run_rows(name: str, given: Mapping[str, mx.array], eps: float, shape: Sequence[int]) -> mx.array:
@@ -234,7 +234,7 @@ def _run_rows(name: str, given: Mapping[str, mx.array], eps: float, shape: Seque
     template = {"T": x.dtype, "LANES": lanes, "LOADS": loads}
     n_block = lanes if lanes > WARP else THREADS
     constant = f"constexpr float EPS = {eps:.9e}f;\n"
-    return _run(
+    return run_kernel(
         name,
         given,
         template,
@@ -249,7 +249,7 @@ def _run_rows(name: str, given: Mapping[str, mx.array], eps: float, shape: Seque
     )[0]
 
 
-def _run(
+def run_kernel(
     name: str,
     given: Mapping[str, mx.array],
     template: Mapping[str, Any],
@@ -262,6 +262,7 @@ def _run(
     constant: str = "",
     n_block: int = THREADS,
 ) -> list[mx.array]:
+    """Compile and run a kernel; `unit` is how many numbers of the first array `n_first` counts as one."""
     if not n_threads:
         # CUDA refuses an empty launch.
         return [mx.zeros(tuple(shape), dtype) for shape in shapes.values()]

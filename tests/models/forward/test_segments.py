@@ -19,6 +19,7 @@ from vlora.models.forward import segments
 from vlora.models.forward.overrides import ATTENTION, model_files
 from vlora.models.forward.segments import MORE_PARTS, N_PARTS, PLACES, ROWS, SHARED, Apart, place_apart
 from vlora.ops.buckets import bucket_length
+from vlora.ops.functional import move
 
 SPANS = [(0, 0, 30), (0, 30, 20), (0, 50, 31), (0, 81, 9), (1, 0, 28), (1, 28, 30), (1, 58, 25)]
 
@@ -99,10 +100,11 @@ def test_gradients_move_back(length: int, is_shared: bool, is_adjacent: bool, mo
     def adjacent(*parts: mx.array) -> mx.array:
         queries, keys, values = (part.transpose(0, 2, 1, 3) for part in parts[:3])
         flat = values.reshape(n_rows * length, n_heads * width)
-        call = segments._attend_apart(attend_or_tell)
-        mixed = segments.attend_heads(call, queries, keys, flat, 0.3, Apart(*found.values()))
+        mask = Apart(*found.values())
+        queries, keys = (move(part, mask.rows, mask.places) for part in (queries, keys))
+        mixed = segments.attend_heads(segments._attend_apart(attend_or_tell), queries, keys, flat, 0.3, mask)
         assert mixed.shape == flat.shape
-        return (mixed.reshape(queries.shape).transpose(0, 2, 1, 3) * parts[3] * counted).sum()
+        return (mixed.reshape(n_rows, length, n_heads, width).transpose(0, 2, 1, 3) * parts[3] * counted).sum()
 
     def apart(*parts: mx.array) -> mx.array:
         call = segments._attend_apart(attend_or_tell)

@@ -6,17 +6,18 @@ backward, and a GPU waits for the host that starts them.
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 
-from ...ops.functional import rms_norm
+from ...ops.cuda_heads import place_heads
+from ...ops.functional import move, rms_norm
 from ...ops.quantized import linear_shape
 from ..forward.overrides import ATTENTION
-from ..forward.segments import attend_heads
+from ..forward.segments import Apart, attend_heads
 from .patch_tower import rotate_part
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -93,9 +94,9 @@ def attending_rotated(part: nn.Module, angles: Angles) -> Callable[..., mx.array
         # Rows once for all projections, which compute with nothing else.
         rows, shape = x.reshape(-1, x.shape[-1]), x.shape[:-1]
         queries, keys, values = part.q_proj(rows), part.k_proj(rows), part.v_proj(rows)
-        queries = _heads(part, "q_norm", queries, (*shape, part.n_heads, part.head_dim))
-        keys = _heads(part, "k_norm", keys, (*shape, part.n_kv_heads, part.head_dim))
-        queries, keys = (rotate_part(heads, *angles(keys, position_ids)) for heads in (queries, keys))
+        found = angles(keys, position_ids)
+        queries = _heads(part, "q_norm", queries, shape, found, mask)
+        keys = _heads(part, "k_norm", keys, shape, found, mask)
         # The function that stands there now: others may have replaced it.
         mixed = attend_heads(getattr(file, ATTENTION), queries, keys, values, part.scale, mask)
         projected: mx.array = part.o_proj(mixed).reshape(*shape, -1)
@@ -104,11 +105,21 @@ def attending_rotated(part: nn.Module, angles: Angles) -> Callable[..., mx.array
     return run
 
 
-def _heads(part: nn.Module, name: str, x: mx.array, shape: Sequence[int]) -> mx.array:
-    """Divide f[B T, H D] into heads of a shape, (B, T, H, D), normalized where the part normalizes them."""
+def _heads(
+    part: nn.Module, name: str, x: mx.array, shape: tuple[int, ...], angles: tuple[mx.array, mx.array], mask: Any
+) -> mx.array:
+    """Rotate the heads of f[B T, H D], normalized where the part normalizes them: as `attend_heads` takes them."""
     norm = part.get(name)
+    heads = (*shape, x.shape[-1] // part.head_dim, part.head_dim)
+    # MLX has no other way to ask whether it is frozen.
+    is_frozen = norm is not None and "weight" in norm._no_grad  # noqa: SLF001
+    if is_frozen and isinstance(mask, Apart) and 2 * angles[0].shape[-1] == part.head_dim:
+        return place_heads(x, (norm.weight, norm.eps), angles, mask.rows, mask.places)
     if norm is None:
-        return x.reshape(shape)
-    if "weight" in norm._no_grad:  # noqa: SLF001 - MLX has no other way to ask
-        return rms_norm(x, norm.weight, norm.eps, shape)
-    return mx.fast.rms_norm(x.reshape(shape), norm.weight, norm.eps)
+        x = x.reshape(heads)
+    elif is_frozen:
+        x = rms_norm(x, norm.weight, norm.eps, heads)
+    else:
+        x = mx.fast.rms_norm(x.reshape(heads), norm.weight, norm.eps)
+    rotated = rotate_part(x, *angles)
+    return move(rotated, mask.rows, mask.places) if isinstance(mask, Apart) else rotated

@@ -175,8 +175,8 @@ def attend_heads(
 
     Args:
         attend: As mlx-vlm's models call it.
-        queries: f[B, T, H, D].
-        keys: f[B, T, K, D].
+        queries: f[B, T, H, D], or f[R, L, H, D] where the mask is `Apart`.
+        keys: f[B, T, K, D], or f[R, L, K, D] likewise.
         values: f[B T, K D].
         scale: Factor of the scores.
         mask: As for `attend`, or `Apart`.
@@ -187,8 +187,7 @@ def attend_heads(
     shape, together = keys.shape[2:], math.prod(queries.shape[2:])
     if isinstance(mask, Apart):
         places = mask.places.reshape(-1)
-        apart = [move(part, mask.rows, mask.places) for part in (queries, keys)]
-        apart.append(move(values, mask.rows, places, shape))
+        apart = (queries, keys, move(values, mask.rows, places, shape))
         mixed = attend(*(part.transpose(0, 2, 1, 3) for part in apart), None, scale, mask.within)
         return move(mixed.transpose(0, 2, 1, 3), places, mask.rows, (together,))
     heads = (part.transpose(0, 2, 1, 3) for part in (queries, keys, values.reshape(keys.shape)))

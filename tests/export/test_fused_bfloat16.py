@@ -44,8 +44,11 @@ is attended, and which experts are chosen, stays the same. mlx-vlm's own logits 
 padding, and both are as far from float32.
 """
 
-WITH_IMAGES = ("mllama", "hunyuan_vl", "florence2", "nemotron_parse", "unlimited_ocr")
+WITH_IMAGES = ("mllama", "hunyuan_vl", "florence2", "nemotron_parse")
 """Families of which a row with an image is compared: mlx-vlm computes text alone otherwise, or not at all."""
+
+SHORT = ("unlimited_ocr",)
+"""Families of which the words of a row are compared whose answer fits into the window in which it sees itself."""
 
 OTHERWISE = {"minimax_m3_vl": "all heads attend to the blocks that one of the index's chooses (language.py:1680)"}
 """Families of which mlx-vlm computes all rows otherwise than they were published."""
@@ -103,7 +106,7 @@ def choose_row(name: str, rows: list[Example]) -> Example:
     """Take the row that is compared with mlx-vlm: one of text, made of another one's words if there is none."""
     if name in WITH_IMAGES:
         return rows[0]
-    text = rows[-1]
+    text = rows[0] if name in SHORT else rows[-1]
     if not text.inputs:
         return text
     is_word = ~text.placeholders

@@ -96,7 +96,7 @@ def _unlimited_rows(generator: np.random.Generator) -> list[Row]:
         tokens = [token for cut in cuts for token in [*words(generator, 2), *[_IMAGE] * _lined(*cut)]]
         return _row(generator, tokens, _views(generator, cuts, _SIDE, _TILE) if cuts else {}, n_words, n_answer)
 
-    return [row([(1, 1)], 9, 4), row([(2, 1), (1, 1)], 18, 12), row([], 15, 5)]
+    return [row([(1, 1)], 11, 4), row([(2, 1), (1, 1)], 18, 12), row([], 15, 5)]
 
 
 def _queried_rows(generator: np.random.Generator) -> list[Row]:

@@ -27,6 +27,7 @@ class Made:
             does not make.
         spelled: Parts of names that transformers writes otherwise than they were published, and how they were.
         halves: Tables that transformers saves as two halves: their names, and the rows that the first has as published.
+        unsaved: Published arrays that transformers neither reads nor saves: their names, and their shapes.
         note: What the table says of it besides.
     """
 
@@ -40,6 +41,7 @@ class Made:
     masks: bool = False
     spelled: Mapping[str, str] = field(default_factory=dict)
     halves: tuple[tuple[str, str, int], ...] = ()
+    unsaved: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     note: str = ""
 
 
@@ -175,6 +177,37 @@ MADE: Mapping[str, Made] = {
         halves=(("model.transformer.wte.embedding", "model.transformer.wte.new_embedding", 112),),
         note="transformers saves the tables of words and of added ones as two halves of one; they are given their "
         "published sizes; these tables are no embedding layer, and vlora does not train them",
+    ),
+    "unlimited_ocr": Made(
+        settings={
+            "image_token_id": IMAGE_TOKEN,
+            "vision_config": {
+                "model_type": "unlimited_ocr_vision",
+                "sam_config": {
+                    "hidden_size": 32,
+                    "output_channels": 16,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "image_size": 64,
+                    "patch_size": 4,
+                    "window_size": 6,
+                    "global_attn_indexes": [1],
+                    "mlp_dim": 128,
+                    "downsample_channels": [24, 32],
+                },
+                "encoder_config": {
+                    "hidden_size": 32,
+                    "intermediate_size": 48,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                },
+            },
+        },
+        unsaved={"model.vision_model.embeddings.patch_embedding.weight": (32, 3, 14, 14)},
+        both={"language_config": {"sliding_window": 64, "sliding_window_size": 64}},
+        note="answers are shorter than the window: transformers takes a row that is read at once for a prompt; PEFT "
+        "renames the names of its own files once more (peft/utils/transformers_weight_conversion.py:597, by "
+        "transformers/conversion_mapping.py:1961) and finds no layer, so that vlora spells them otherwise",
     ),
     "qwen3_omni_moe": Made(
         settings={"talker_config": {"spatial_merge_size": 2}},

@@ -45,9 +45,10 @@ def make_checkpoint(family: str, work: Path) -> None:
         files.append(whole / "config.json")
     for file in files:
         (work / "model" / file.name).write_bytes(file.read_bytes())
-    if case.spelled or case.halves:
+    if case.spelled or case.halves or case.unsaved:
         for file in (work / "model").glob("*.safetensors"):
             arrays = divide(load_file(file), case.halves)
+            arrays |= {name: np.zeros(shape, dtype=np.float32) for name, shape in case.unsaved.items()}
             save_file({spell(name, case.spelled): value for name, value in arrays.items()}, file, PYTORCH)
 
 
@@ -89,11 +90,13 @@ def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
     for number in range(len(case.reads)):
         tokens = torch.from_numpy(arrays[f"{number}.tokens"].astype(np.int64))[None]
         before = f"{number}.inputs."
-        inputs: dict[str, Tensor] = {"input_ids": tokens}
+        inputs: dict[str, Any] = {"input_ids": tokens}
         for key, value in arrays.items():
             if key.startswith(before):
                 tensor = torch.from_numpy(value)
                 inputs[key.removeprefix(before)] = tensor if tensor.is_floating_point() else tensor.long()
+        if "patches_grid" in inputs:
+            inputs |= {key: inputs[key].tolist() for key in ("num_local_patches", "patches_grid")}
         if "mm_token_type_ids" in known:
             marked = case.marked or (getattr(model.config, "image_token_id", IMAGE_TOKEN),)
             inputs["mm_token_type_ids"] = torch.isin(tokens, torch.tensor(marked)).long()

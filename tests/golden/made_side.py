@@ -76,6 +76,11 @@ def reference_inputs(row: Example) -> dict[str, Any]:
         inputs["num_local_patches"] = np.array(counts)
     if (crops := inputs.pop("patch_pixel_values", None)) is not None:
         inputs["pixel_values_local"] = crops
+    if (grids := inputs.pop("images_spatial_crop", None)) is not None:
+        tiles, whole = inputs["pixel_values"]
+        counts = np.where(grids.prod(axis=1) > 1, grids.prod(axis=1), 0)
+        local = {"pixel_values_local": tiles, "num_local_patches": counts, "patches_grid": grids} if any(counts) else {}
+        return {"pixel_values": whole, **local}
     if isinstance(inputs.get("pixel_values"), list):
         (images,), (sizes,) = inputs["pixel_values"], inputs["tgt_sizes"]
         return {"pixel_values": np.concatenate(images, axis=-1)[None], "target_sizes": sizes}

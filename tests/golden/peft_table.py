@@ -30,8 +30,8 @@ PROGRAMS = """
 Read with vLLM 0.33.0's own source, without a GPU (`tests/golden/vllm_names.py`): its parser and each class's
 `hf_to_vllm_mapper` take all 4,200 names of the 89 folders that `--to vllm` writes of the adapters above (30 families),
 and 136 of four folders of Qwen3-Omni's,
-and give names that begin as the modules of its classes do. The folders of molmo2, and those of the towers of llama4 and
-granite4_vision, are not among them. Refused with a sentence, and not written: DoRA and trained
+and give names that begin as the modules of its classes do. The folders of molmo2 and unlimited_ocr, and those of the
+towers of llama4 and granite4_vision, are not among them. Refused with a sentence, and not written: DoRA and trained
 tables of all families; all adapters of mllama, idefics2 and aya_vision, for which it has no class, and of
 llava_onevision, minimax_m3_vl, kimi_k25 and step3p7, whose classes take none; towers of mistral3, internvl,
 muse_glimmer, cohere_compass and both MiniCPM-V, which it passes over. `vlora/export/vllm_classes.py` is read out of the

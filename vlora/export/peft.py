@@ -16,7 +16,7 @@ from ..models.load.promised_layers import unread_layers
 from ..models.published.links import assemble
 from ..models.published.peft_layout import BEFORE, FUSE, PeftArrays, lay_out
 from ..models.published.places import Places, find_places
-from ..models.published.transformers_names import WITHOUT
+from ..models.published.transformers_names import WITHOUT, TransformersNames
 from ..output.atomic import write_whole_folder
 from .saved import Saved
 
@@ -72,6 +72,7 @@ def to_peft(saved: Saved) -> PeftAdapter:
     laid = lay_out({layer: places.links[f"{layer}.weight"] for layer in saved.layers}, saved.layers)
     if places.names is not None:
         laid = _apart_from_experts(laid, saved, places.names.taken_for_experts)
+        laid = attrs.evolve(laid, arrays={_spell(key, places.names): value for key, value in laid.arrays.items()})
     tables, modules, is_tied = _whole_modules(saved, places)
     config = describe(laid, saved, modules, is_tied=is_tied)
     beside = [f"{layer}.weight" for layer in saved.layers if not saved.backbone.is_language(layer)]
@@ -101,6 +102,12 @@ def _lost(saved: Saved, name: str, places: Places) -> ModelError:
         f"{where} whose published name is not found in {str(saved.files.path)!r}; name the model that it was converted "
         "from with --base"
     )
+
+
+def _spell(key: str, names: TransformersNames) -> str:
+    """Spell the key of an array of a layer so that PEFT finds the layer."""
+    module, mark, which = key.removeprefix(BEFORE).partition(".lora_")
+    return BEFORE + names.spell_for_peft(f"{module}.weight").removesuffix(".weight") + mark + which
 
 
 def _apart_from_experts(laid: PeftArrays, saved: Saved, taken: frozenset[str]) -> PeftArrays:

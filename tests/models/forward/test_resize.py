@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.models.forward.resize import resize_bicubic, resize_bilinear
+from vlora.models.forward.resize import resize_bicubic, resize_bicubic_smoothly, resize_bilinear, resize_linear
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
@@ -48,3 +48,28 @@ def test_cubic_resizing(height: int, width: int, to_height: int, to_width: int) 
                     expected[row, column] += kernel(abs(y - near_y)) * kernel(abs(x - near_x)) * point
 
     assert np.allclose(np.array(resize_bicubic(mx.array(image), (to_height, to_width))), expected, atol=1e-5)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 9))
+def test_smooth_cubic_resizing(length: int, to_length: int, width: int) -> None:
+    """Each new point is the mean of what a kernel reaches that is as much wider as the picture gets smaller."""
+    image = np.random.default_rng(length).standard_normal((length, width, 2)).astype(np.float32)
+    wider = max(length / to_length, 1)
+    expected = np.zeros((to_length, width, 2))
+    for row in range(to_length):
+        weights = []
+        for place in range(length):
+            distance = abs((row + 0.5) * length / to_length - 0.5 - place) / wider
+            if distance <= 1:
+                weights.append(1.5 * distance**3 - 2.5 * distance**2 + 1)
+            else:
+                weights.append(-0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2 if distance < 2 else 0)
+        expected[row] = sum(weight * line for weight, line in zip(weights, image, strict=True)) / sum(weights)
+
+    assert np.allclose(np.array(resize_bicubic_smoothly(mx.array(image), (to_length, width))), expected, atol=1e-5)
+
+
+def test_a_line_is_resized_from_the_middles_of_its_places() -> None:
+    """Three places of five lie at 1/3, 2 and 11/3 of them."""
+    line = mx.array([[0.0], [3.0], [6.0], [12.0], [15.0]])
+    assert np.allclose(np.array(resize_linear(line, 3))[:, 0], [1, 6, 14], atol=1e-5)

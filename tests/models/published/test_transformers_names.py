@@ -54,6 +54,16 @@ def test_attention_that_was_published_as_one_is_divided() -> None:
         assert names.convert({name: rows[1:]}) == {}
 
 
+def test_names_that_peft_renames_again_are_spelled_otherwise() -> None:
+    """Where a rule acts on what it has made, PEFT is given the name that the rule makes of the right one."""
+    names = names_of("unlimited_ocr")
+    layer, tower = "language_model.layers.0.mlp.up_proj.weight", "vision_tower.vision_encoder.encoder.layers.0.mlp.fc1"
+    assert names.spell_for_peft(f"model.{layer}") == "model.layers.0.mlp.up_proj.weight"
+    assert names.rename("model.layers.0.mlp.up_proj.weight") == f"model.{layer}"
+    assert names.spell_for_peft(f"model.{tower}.weight") == f"model.{tower}.weight"
+    assert names_of("qwen2_vl").spell_for_peft(f"model.{layer}") == f"model.{layer}"
+
+
 def test_experts_are_joined() -> None:
     """Experts that were published one by one are stacked, gate and up behind each other."""
     parts = {

@@ -16,6 +16,7 @@ from ..forward.attention_masks import in_one_segment, segment_mask
 from ..forward.calls import call_language_model, embed_alone
 from ..forward.corrections import undifferentiated_indices
 from ..forward.lm_inputs import SEGMENTS, LMInputs, PadSpec
+from .deep_encoder import match_reference_deep_encoder
 from .family import Family, Format, Forward, Parts
 
 DEEPSEEK_TEMPLATE = (
@@ -160,17 +161,26 @@ FAMILIES: Mapping[str, Family] = {
         ),
     ),
     "deepseek_v41": Family(refused="mlx-vlm 0.7.10's model lets earlier tokens see later ones"),
-    "deepseekocr": Family(forward=Forward(packs=True, embed=embed_one_view)),
+    "deepseekocr": Family(
+        forward=Forward(packs=True, embed=embed_one_view, embed_overrides=match_reference_deep_encoder),
+        upstream_differs=(
+            "CLIP's activation and resized positions are others (deepseekocr/vision.py:56, :132, sam.py:431)"
+        ),
+    ),
     "deepseekocr_2": Family(forward=Forward(packs=True, embed=embed_one_view)),
     "unlimited_ocr": Family(
         forward=Forward(
             packs=True,
             own_inputs={"answer_starts": PadSpec(counts_places=True)},
+            embed_overrides=match_reference_deep_encoder,
             label_inputs=label_answers,
             forward=forward_windowed_answers,
             rereads="where an answer begins decides what it sees, and its mask is made of whole rows",
         ),
-        upstream_differs="a row is all prompt there, and no answer that sees but a window of itself (language.py:12)",
+        upstream_differs=(
+            "a row is all prompt there, and no answer that sees but a window of itself; CLIP's activation and resized "
+            "positions are others (unlimited_ocr/language.py:12, deepseekocr/vision.py:56, :132, sam.py:431)"
+        ),
     ),
     "multi_modality": Family(forward=Forward(packs=True)),
 }

@@ -103,13 +103,14 @@ class _Reading:
 
     def _parameter(self, module: str, name: str, *, is_whole: bool = False) -> str:
         """Find which of transformers' parameters a module's array is of; of a tied one, which it is tied to."""
-        if not is_whole and (stack := self._stack(module)) is not None:
-            return stack
         names = self._places.names
         spellings = [f"{module}.weight"]
         if names is not None:
             # Saved by an older transformers, whose modules were called as the published weights are.
             spellings += [names.rename(f"{module}.weight"), names.rename(f"model.{module}.weight")]
+        for spelling in () if is_whole else spellings:
+            if (stack := self._stack(spelling.removesuffix(".weight"))) is not None:
+                return stack
         if is_whole:
             spellings += [self._places.tied.get(spelling, "") for spelling in spellings]
         found = next((spelling for spelling in spellings if spelling in self._links), None)

@@ -145,6 +145,26 @@ class TransformersNames:
             name = next((other for other in (shorter, longer) if self.knows(other)), name)
         return name
 
+    def spell_for_peft(self, name: str) -> str:
+        """Spell a parameter's name so that PEFT arrives at it.
+
+        PEFT renames what an adapter's file names as if it were published (peft/utils/transformers_weight_conversion.py,
+        `convert_peft_adapter_state_dict_for_transformers`). Rules of Unlimited-OCR act once more on names that they
+        have made, so that not even an adapter that PEFT has written can be opened: such names lack one part here.
+        """
+        renamed = self._follow(name)
+        if renamed == name or self.knows(renamed):
+            return name
+        parts = name.split(".")
+        shorter = (".".join([*parts[:place], *parts[place + 1 :]]) for place in range(len(parts)))
+        return next((other for other in shorter if self._follow(other) == name), name)
+
+    def _follow(self, name: str) -> str:
+        for step in self._renamings:
+            if step.guard is None:
+                name, _ = step.rename(name)
+        return name
+
     def turns(self, name: str) -> bool:
         """Whether transformers turns a stack of matrices where it is not of the shape that its own has."""
         return any(

@@ -88,7 +88,7 @@ def check_swiglu(_: Path) -> str:
 
 
 def check_rotations(_: Path) -> str:
-    """Check rotary embeddings."""
+    """Check rotary embeddings, with angles that rows share and with their own, as a GPU's kernel takes them."""
     angles = np.arange(24)[None, :, None, None, None] * 10.0 ** -np.arange(0, 4, 0.125)
     cosines = np.concatenate([np.cos(angles)] * 2, axis=-2)
     sines = np.concatenate([-np.sin(angles), np.sin(angles)], axis=-2)
@@ -101,11 +101,16 @@ def check_rotations(_: Path) -> str:
     def rotate(x: mx.array) -> mx.array:
         return functional.rotate(x, to_array(cosines, mx.float32), to_array(sines, mx.float32))
 
+    def rotate_rows(x: mx.array) -> mx.array:
+        both = (mx.repeat(to_array(angles, x.dtype), len(x), axis=0) for angles in (cosines, sines))
+        return functional.rotate(x, *both)
+
+    def expected(x: Numbers, towards: Numbers) -> list[Numbers]:
+        return [turned(x, sines), turned(towards, -sines)]
+
     shape = (2, 24, 3, 64)
     arrays, towards = [normal(0, *shape)], normal(1, *shape)
-    return describe_shares(
-        [compare(rotate, lambda x, towards: [turned(x, sines), turned(towards, -sines)], arrays, towards)]
-    )
+    return describe_shares([compare(function, expected, arrays, towards) for function in (rotate, rotate_rows)])
 
 
 def check_loss(_: Path) -> str:

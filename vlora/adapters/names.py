@@ -61,6 +61,9 @@ SHARE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("wq", 
 GATED = ("down_proj", "gate_proj", "up_proj")
 """The layers of an MLP with a gate, sorted."""
 
+PROJECTED = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""The layers of attention: to queries, keys and values, and of its result."""
+
 MLP_NAMES = frozenset({"mlp", "feed_forward", "ffn", "shared_mlp", "block_sparse_moe", "experts"})
 """Names that layers give their MLPs."""
 

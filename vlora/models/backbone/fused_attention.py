@@ -13,14 +13,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 
+from ...adapters.names import PROJECTED
 from ...ops.cuda_heads import place_heads
 from ...ops.functional import move, rms_norm
 from ...ops.quantized import linear_shape
 from ..forward.overrides import ATTENTION
 from ..forward.segments import Apart, attend_heads
 from .patch_tower import rotate_part
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 NORMS = ("q_norm", "k_norm")
 
@@ -62,15 +61,15 @@ def has_rotated_heads(part: nn.Module) -> bool:
     # MLX counts dicts of settings as children.
     layers = {name for name, child in part.children().items() if isinstance(child, (nn.Module, list))}
     norms = layers.intersection(NORMS)
-    has_layers = layers - {"rotary_emb"} == {*PROJECTIONS, *norms} and len(norms) != 1
+    has_layers = layers - {"rotary_emb"} == {*PROJECTED, *norms} and len(norms) != 1
     if not has_layers or not isinstance(getattr(part, "rotary_emb", None), MRoPERotaryEmbedding):
         return False
-    if not all(isinstance(part[name], (nn.Linear, nn.QuantizedLinear)) for name in PROJECTIONS):
+    if not all(isinstance(part[name], (nn.Linear, nn.QuantizedLinear)) for name in PROJECTED):
         return False
     if not all(type(part[name]) is nn.RMSNorm for name in norms) or any(not hasattr(part, name) for name in SETTINGS):
         return False
     counts = (part.n_heads, part.n_kv_heads, part.n_kv_heads)
-    widths = [linear_shape(part[name])[0] for name in PROJECTIONS[:3]]
+    widths = [linear_shape(part[name])[0] for name in PROJECTED[:3]]
     has_file = hasattr(sys.modules.get(type(part).__module__), ATTENTION)
     is_called_so = tuple(inspect.signature(type(part).__call__).parameters) == TAKEN
     return has_file and is_called_so and widths == [count * part.head_dim for count in counts]

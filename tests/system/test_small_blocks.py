@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlora.cli.main import COMMANDS
-from vlora.system.small_blocks import KEEP_MOST, QUICK, TUNABLES, choose_tunables
+from vlora.system.small_blocks import KEEP_MOST, QUICK, TUNABLES, choose_tunables, is_all
 
 GLIBC = "glibc 2.39"
 
@@ -33,6 +33,24 @@ def test_other_commands_begin_once(typed: list[str]) -> None:
 def test_what_a_person_has_chosen_stays(environment: dict[str, str]) -> None:
     """The variable itself, or another allocator."""
     assert choose_tunables(["recipe.toml"], environment, GLIBC) is None
+
+
+@pytest.mark.parametrize(
+    ("started", "is_own"),
+    [
+        ("python -m vlora a.toml", True),
+        ("python3 -X dev -W ignore -u -m vlora a.toml", True),
+        ("python /home/me/env/bin/vlora a.toml", True),
+        ("python -m cProfile -m vlora a.toml", False),
+        ("python -m debugpy --listen 5678 -m vlora a.toml", False),
+        ("python /tmp/launcher.py -m vlora a.toml", False),
+        ("python -u -c code", False),
+        ("python", False),
+    ],
+)
+def test_what_runs_vlora_within_itself_goes_on(started: str, is_own: bool) -> None:
+    """A debugger, a profiler, a notebook or a test is not begun anew."""
+    assert is_all(started.split()) is is_own
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the variable is glibc's")

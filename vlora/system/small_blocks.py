@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 TUNABLES = "GLIBC_TUNABLES"
 """The variable that glibc reads; each setting in it is NAME=VALUE, separated by colons."""
@@ -17,6 +18,9 @@ KEEP_MOST = "glibc.malloc.tcache_count=65535"
 
 QUICK = frozenset({"init", "inspect", "export", "import", "push", "compare", "schema", "completion"})
 """Commands that take no steps."""
+
+OWN_NAME = "vlora"
+"""What `python -m` is given, and what the script is called."""
 
 HELP = ("-h", "--help", "--help-all")
 
@@ -35,10 +39,29 @@ def choose_tunables(typed: Sequence[str], environment: Mapping[str, str], libc: 
     return None if is_quick or is_set or not libc.startswith("glibc") else KEEP_MOST
 
 
+def is_all(started: Sequence[str]) -> bool:
+    """Whether an interpreter was started for vlora alone: not for a debugger, a profiler or a notebook that runs it.
+
+    Args:
+        started: What the interpreter was started with, as `sys.orig_argv`.
+    """
+    rest = iter(started[1:])
+    for argument in rest:
+        if argument in {"-W", "-X"}:
+            next(rest, None)
+        elif argument == "-m":
+            return next(rest, None) == OWN_NAME
+        elif argument.startswith("-c"):
+            return False
+        elif not argument.startswith("-"):
+            return Path(argument).name == OWN_NAME
+    return False
+
+
 def restart_with_more() -> None:
     """Begin this process anew, with the variable set, if its command takes steps and the variable is not set yet."""
     tunables = choose_tunables(sys.argv[1:], os.environ, _name_libc())
-    if tunables is None or not sys.executable:
+    if tunables is None or not sys.executable or not is_all(sys.orig_argv):
         return
     # Where no process may be begun, this one does as well.
     with contextlib.suppress(OSError):

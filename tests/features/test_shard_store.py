@@ -230,6 +230,44 @@ def test_sums_of_a_shard_are_made_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(is_equal(later.read(str(number)), entry(number)) for number in range(3))
 
 
+def test_a_shard_is_written_while_the_interpreter_ends(tmp_path: Path) -> None:
+    """Threads that write are waited for then, and begin no others."""
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from tests.features.shards import entry, opened\n"
+        "from vlora.features.shard_folder import ShardFolder\n"
+        "look = ShardFolder.look\n"
+        "subject = opened(Path(sys.argv[1]), shard_bytes=1)\n"
+        "ShardFolder.look = lambda folder: (time.sleep(1), look(folder))\n"
+        "for number in range(3): subject.add(str(number), entry(number))\n"
+        "subject.advance()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    later = opened(tmp_path)
+    assert all(is_equal(later.read(str(number)), entry(number)) for number in range(3))
+
+
+def test_a_damaged_shard_is_told_of_once(tmp_path: Path) -> None:
+    """By several threads that read entries of it at once."""
+    subject = opened(tmp_path)
+    for number in range(8):
+        subject.add(str(number), entry(number, 300_000))
+    subject.flush()
+    (file,) = subject.shards.path.glob("*.safetensors")
+    whole = bytearray(file.read_bytes())
+    # The last half of the file has something of each of the last entries.
+    for place in range(len(whole) // 2, len(whole), 1000):
+        whole[place] ^= 1
+    file.write_bytes(whole)
+    later = opened(tmp_path)
+
+    assert len(later.read_all([str(number) for number in range(8)])) < 8
+    assert len(later.drain_warnings()) == 1
+
+
 @pytest.mark.parametrize("n_shards", [1, 3, 6])
 def test_shards_that_are_written_together_keep_the_budget(tmp_path: Path, n_shards: int) -> None:
     """Each counts as a whole from its beginning, and what has no room is told once."""

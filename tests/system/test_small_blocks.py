@@ -78,3 +78,27 @@ def test_a_command_begins_anew_with_all_that_was_typed(tmp_path: Path) -> None:
     first, second = (line.split(" ", 2) for line in notes.read_text().splitlines())
     assert (first[0], first[2]) == (second[0], second[2]) == (second[0], str(typed))
     assert (first[1], second[1]) == ("None", KEEP_MOST)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the variable is glibc's")
+def test_a_command_begins_anew_once(tmp_path: Path) -> None:
+    """Whoever takes the variable away again."""
+    notes = tmp_path / "notes.txt"
+    lines = [
+        "import os",
+        f"os.environ.pop({TUNABLES!r}, None)",
+        f"with open({str(notes)!r}, 'a') as file:",
+        "    print('begun', file=file)",
+    ]
+    (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
+    environment = {name: value for name, value in os.environ.items() if name not in (TUNABLES, "LD_PRELOAD")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "vlora", "none.toml"],
+        env={**environment, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 2
+    assert notes.read_text().count("begun") == 2

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -151,14 +151,14 @@ class ShardFolder:
             self._forget(place.file)
             return None
         except ForeignError as error:
-            self._pass_over(place.file, str(error))
+            self._give_up(self._pass_over, place.file, str(error))
             return None
         except OSError as error:
-            self._delete_damaged(place.file, f"cannot be read: {error.strerror}")
+            self._give_up(self._delete_damaged, place.file, f"cannot be read: {error.strerror}")
             return None
         is_whole = all(len(raw[name][2]) == size for name, _, _, _, size in place.arrays)
         if not is_whole or (self._sound.get(key) != found.st_ino and not self._seal.is_sound(key, raw, place.checksum)):
-            self._delete_damaged(place.file, "other bytes than were written")
+            self._give_up(self._delete_damaged, place.file, "other bytes than were written")
             return None
         self._sound[key] = found.st_ino
         self._touch(place.file)
@@ -247,10 +247,15 @@ class ShardFolder:
             self._known.pop(file, None)
             self._index = {key: place for key, place in self._index.items() if place.file != file}
 
+    def _give_up(self, end: Callable[[Path, str], None], file: Path, found: str) -> None:
+        """Pass over or delete a shard, and tell of it once, even if several threads read it."""
+        with self._lock:
+            if self._known.get(file):
+                end(file, found)
+
     def _pass_over(self, file: Path, found: str) -> None:
         self._forget(file)
-        # Known, so that it is looked at, and told of, once.
-        self._known[file] = 0
+        self._known[file] = 0  # so that it is looked at, and told of, once
         self.notes.append(f"{file}: is {found} and not used; its features are computed again")
 
     def _delete_damaged(self, file: Path, found: str) -> None:
@@ -289,7 +294,7 @@ class ShardFolder:
             sum(own for _, own, _ in shards) + size - self.budget_bytes,
             size + SPARE_BYTES - shutil.disk_usage(self.root).free,
         )
-        if excess > self._deletable(shards):
+        if excess > sum(own for used, own, file in shards if self._may_delete(used, file)):
             return False
         for used, own, file in sorted(shards):
             if excess <= 0:
@@ -304,9 +309,6 @@ class ShardFolder:
         for folder in self.root.iterdir() if self.root.is_dir() else ():
             if FOLDER_NAME.fullmatch(folder.name):
                 yield from _shards(folder)
-
-    def _deletable(self, shards: list[tuple[float, int, Path]]) -> int:
-        return sum(own for used, own, file in shards if self._may_delete(used, file))
 
     def _may_delete(self, used: float, file: Path) -> bool:
         return file not in self._used and time.time() - used > LEFT_ALONE_S

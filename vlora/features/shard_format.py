@@ -10,10 +10,10 @@ import hmac
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import mlx.core as mx
@@ -23,6 +23,8 @@ from ..system.private import open_own
 
 Raw = dict[str, tuple[str, tuple[int, ...], bytes]]
 """Names to (type, shape, bytes) as they are in the file."""
+
+Item = TypeVar("Item")
 
 FORMAT = "vlora features 2"
 
@@ -127,8 +129,7 @@ def lay_out(entries: Mapping[str, list[Flat]], seal: Seal) -> bytes:
     def make_sum(key: str) -> str:
         return seal.sum(key, ((array.name, array.kind, array.shape, array.data) for array in entries[key]))
 
-    with ThreadPoolExecutor(MOST_SUMMING) as pool:
-        checksums = dict(zip(entries, pool.map(make_sum, entries), strict=True))
+    checksums = dict(zip(entries, map_at_once(make_sum, list(entries), MOST_SUMMING), strict=True))
     header: dict[str, Any] = {}
     end = 0
     for key, entry in entries.items():
@@ -142,6 +143,21 @@ def lay_out(entries: Mapping[str, list[Flat]], seal: Seal) -> bytes:
     text = json.dumps({"__metadata__": {"format": FORMAT, **checksums}, **header}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def map_at_once(function: Callable[[str], Item], keys: Sequence[str], n_threads: int) -> list[Item]:
+    """Give what a function gives for each key, computed by so many threads; by this one where the interpreter ends."""
+    if len(keys) < 2:  # noqa: PLR2004 - a thread for one
+        return [function(key) for key in keys]
+    with ThreadPoolExecutor(min(n_threads, len(keys))) as pool:
+        try:
+            begun = [pool.submit(function, key) for key in keys]
+        except RuntimeError:
+            # It takes no more work then, while threads that write are still waited for.
+            begun = []
+        if begun:
+            return [own.result() for own in begun]
+    return [function(key) for key in keys]
 
 
 def read_header(file: Path) -> tuple[dict[str, EntryLocation], int]:

@@ -7,7 +7,6 @@ all of them or none. Their last bits depend on what they are computed with, and 
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from .shard_folder import DeviceMark, ShardFolder
-from .shard_format import TYPES, Flat, Raw, to_mlx, type_name
+from .shard_format import TYPES, Flat, Raw, map_at_once, to_mlx, type_name
 
 Entry = Mapping[str, Any]
 """Names to arrays, of MLX or NumPy."""
@@ -102,11 +101,8 @@ class ShardStore:
     def read_all(self, keys: Sequence[str]) -> dict[str, dict[str, mx.array]]:
         """Read those of several entries that there are: at once, since comparing their sums takes the longest."""
         on_disk = [key for key in keys if self._held(key) is None and key in self.shards]
-        raws: dict[str, Raw | None] = {}
-        if len(on_disk) > 1:
-            # MLX's arrays are made by this thread: each thread that evaluates one has a stream for good.
-            with ThreadPoolExecutor(min(MOST_READERS, len(on_disk))) as pool:
-                raws = dict(zip(on_disk, pool.map(self.shards.read, on_disk), strict=True))
+        # MLX's arrays are made by this thread: each thread that evaluates one has a stream for good.
+        raws = dict(zip(on_disk, map_at_once(self.shards.read, on_disk, MOST_READERS), strict=True))
         found = {key: _to_arrays(raws[key]) if key in raws else self.read(key) for key in keys}
         return {key: entry for key, entry in found.items() if entry is not None}
 

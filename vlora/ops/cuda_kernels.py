@@ -170,7 +170,7 @@ def rotate_halves(x: mx.array, cosines: mx.array, sines: mx.array, *, is_back: b
     """
     n_heads, width = x.shape[2:]
     given = {"x": x, "cosines": cosines, "sines": sines}
-    template = {"T": x.dtype, "HEADS": n_heads, "HALF": width // 2, "SIGN": -1 if is_back else 1}
+    template = {"T": x.dtype, "HEADS": n_heads, "HALF": width // 2, "IS_BACK": int(is_back)}
     n_threads = x.size * x.dtype.size // (2 * LOAD_BYTES)
     return run_kernel("rotate_halves", given, template, n_threads, {"out": x.shape}, x.dtype, unit=width)[0]
 

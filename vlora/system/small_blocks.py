@@ -14,6 +14,10 @@ from pathlib import Path
 TUNABLES = "GLIBC_TUNABLES"
 """The variable that glibc reads; each setting in it is NAME=VALUE, separated by colons."""
 
+BEGUN = "VLORA_BEGUN"
+"""The variable that has the number of a process that has begun anew. It does so once, even if the other variable is
+taken away again, as glibc does it for an interpreter with rights of its own."""
+
 KEEP_MOST = "glibc.malloc.tcache_count=65535"
 
 QUICK = frozenset({"init", "inspect", "export", "import", "push", "compare", "schema", "completion"})
@@ -61,11 +65,12 @@ def is_all(started: Sequence[str]) -> bool:
 def restart_with_more() -> None:
     """Begin this process anew, with the variable set, if its command takes steps and the variable is not set yet."""
     tunables = choose_tunables(sys.argv[1:], os.environ, _name_libc())
-    if tunables is None or not sys.executable or not is_all(sys.orig_argv):
+    if tunables is None or not sys.executable or not is_all(sys.orig_argv) or os.environ.get(BEGUN) == str(os.getpid()):
         return
     # Where no process may be begun, this one does as well.
     with contextlib.suppress(OSError):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, TUNABLES: tunables})  # noqa: S606 - what was typed
+        environment = {**os.environ, TUNABLES: tunables, BEGUN: str(os.getpid())}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - what was typed
 
 
 def _name_libc() -> str:

@@ -1,4 +1,6 @@
     constexpr int N_LOADS = HALF / SIZE<T>;
+    // No template number is negative: where MLX compiles, it is a part of the kernel's name.
+    constexpr float SIGN = IS_BACK ? -1.0f : 1.0f;
     auto place = thread_rank();
     auto head = place / N_LOADS;
     if (head >= n_first) {

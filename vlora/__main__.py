@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from .system.small_blocks import restart_with_more
+from .cli.small_blocks import restart_with_more
 
 
 def load() -> Callable[[], int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlora.cli.main import COMMANDS
-from vlora.system.small_blocks import KEEP_MOST, QUICK, TUNABLES, choose_tunables, is_all
+from vlora.cli.small_blocks import KEEP_MOST, QUICK, TUNABLES, choose_tunables, is_all
 
 GLIBC = "glibc 2.39"
 

@@ -1,8 +1,8 @@
 """How many freed small blocks of memory a thread keeps for itself: what glibc reads once, when a process begins.
 
 A training step is a graph of some ten thousand arrays, made and freed by one thread. glibc keeps seven freed blocks of
-each size for a thread, and searches and joins free memory for all others. On an H200 whose host was slow, a step that
-waits for its host took 42,200 tokens/s with seven and 49,500 with as many as there may be.
+each size for a thread, and searches and joins free memory for all others. On an H200 whose host was slow, one run
+with seven had 42,200 tokens/s, and one with as many as there may be 49,500 (benchmarks/README.md).
 """
 
 import contextlib

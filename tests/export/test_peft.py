@@ -113,6 +113,24 @@ def test_layers_that_transformers_has_not_are_refused(tmp_path: Path) -> None:
         to_peft(open_saved(str(own)))
 
 
+def test_models_that_a_script_rewrites_have_the_names_of_that_layout(tmp_path: Path) -> None:
+    """No published Florence-2 is opened by transformers' loading alone; export says which base goes with its folder."""
+    own = write_untrained("florence2", tmp_path, "language", "vision")
+    exported = export(str(own), "peft")
+    config = json.loads((exported.folder / "adapter_config.json").read_text())
+
+    assert {name.partition(".layers.")[0].partition(".blocks.")[0] for name in config["target_modules"]} == {
+        "model.language_model.encoder",
+        "model.language_model.decoder",
+        "model.vision_tower",
+    }
+    assert "florence-community/Florence-2-base" in exported.notes[-1]
+    back = load_arrays(import_adapter(str(exported.folder)).folder / "adapters.safetensors")
+    written = load_arrays(own / "adapters.safetensors")
+    assert back.keys() == written.keys()
+    assert all(mx.array_equal(back[name], written[name]) for name in written)
+
+
 def test_layers_that_nothing_reads_are_left_out(tmp_path: Path) -> None:
     """Gemma 3n's last layers share keys and values, and have no projections of their own in transformers."""
     own = write_untrained("gemma3n", tmp_path, "k_proj", "v_proj")

@@ -28,6 +28,7 @@ class Made:
         spelled: Parts of names that transformers writes otherwise than they were published, and how they were.
         halves: Tables that transformers saves as two halves: their names, and the rows that the first has as published.
         unsaved: Published arrays that transformers neither reads nor saves: their names, and their shapes.
+        turned: Matrices that transformers saves with outputs before inputs and that were published the other way round.
         note: What the table says of it besides.
     """
 
@@ -42,6 +43,7 @@ class Made:
     spelled: Mapping[str, str] = field(default_factory=dict)
     halves: tuple[tuple[str, str, int], ...] = ()
     unsaved: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    turned: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -208,6 +210,40 @@ MADE: Mapping[str, Made] = {
         note="answers are shorter than the window: transformers takes a row that is read at once for a prompt; PEFT "
         "renames the names of its own files once more (peft/utils/transformers_weight_conversion.py:597, by "
         "transformers/conversion_mapping.py:1961) and finds no layer, so that vlora spells them otherwise",
+    ),
+    "florence2": Made(
+        settings={
+            "text_config": {"model_type": "bart"},
+            "vision_config": {
+                "model_type": "florence_vision",
+                "embed_dim": [16, 16, 32, 32],
+                "projection_dim": 64,
+                "max_temporal_embeddings": 4,
+                "max_position_embeddings": 8,
+            },
+        },
+        both={
+            "image_feature_source": ["spatial_avg_pool", "temporal_avg_pool"],
+            "vision_config": {"patch_prenorm": [False, True, True, True]},
+        },
+        spelled={
+            "model.vision_tower.": "vision_tower.",
+            ".conv.": ".proj.",
+            ".conv1.": ".conv1.fn.dw.",
+            ".conv2.": ".conv2.fn.dw.",
+            "spatial_block.norm1.": "spatial_block.window_attn.norm.",
+            "channel_block.norm1.": "channel_block.channel_attn.norm.",
+            ".norm2.": ".ffn.norm.",
+            "_attn.qkv.": "_attn.fn.qkv.",
+            "_attn.proj.": "_attn.fn.proj.",
+            ".ffn.fc": ".ffn.fn.net.fc",
+            "model.multi_modal_projector.image_projection.weight": "image_projection",
+            "model.multi_modal_projector.image_position_embed.": "image_pos_embed.",
+            "model.multi_modal_projector.": "",
+            "model.language_model.": "language_model.model.",
+        },
+        turned=("model.multi_modal_projector.image_projection.weight",),
+        note="transformers reads it in the layout that its script rewrites it to, whose names the folders have",
     ),
     "qwen3_omni_moe": Made(
         settings={"talker_config": {"spatial_merge_size": 2}},

@@ -48,6 +48,7 @@ def make_checkpoint(family: str, work: Path) -> None:
     if case.spelled or case.halves or case.unsaved:
         for file in (work / "model").glob("*.safetensors"):
             arrays = divide(load_file(file), case.halves)
+            arrays |= {name: arrays[name].T.copy() for name in case.turned}
             arrays |= {name: np.zeros(shape, dtype=np.float32) for name, shape in case.unsaved.items()}
             save_file({spell(name, case.spelled): value for name, value in arrays.items()}, file, PYTORCH)
 
@@ -90,7 +91,8 @@ def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
     for number in range(len(case.reads)):
         tokens = torch.from_numpy(arrays[f"{number}.tokens"].astype(np.int64))[None]
         before = f"{number}.inputs."
-        inputs: dict[str, Any] = {"input_ids": tokens}
+        written = "decoder_input_ids" if f"{number}.inputs.input_ids" in arrays else "input_ids"
+        inputs: dict[str, Any] = {written: tokens}
         for key, value in arrays.items():
             if key.startswith(before):
                 tensor = torch.from_numpy(value)

@@ -20,6 +20,7 @@ import numpy as np
 
 from tests.families import FAMILIES, examples
 from vlora import Example
+from vlora.models.forward.lm_inputs import PROMPT
 
 from .made_cases import MADE, join
 from .mlx_side import encode_rows
@@ -62,6 +63,8 @@ def reference_inputs(row: Example) -> dict[str, Any]:
     (Kimi K2.5), of which an image is one; and patches that are pooled (Molmo 2) counted through all images.
     """
     inputs = dict(row.inputs)
+    if PROMPT in inputs:
+        inputs["input_ids"] = inputs.pop(PROMPT)
     if "image_token_pooling" in inputs:
         inputs["image_token_pooling"] = count_patches(inputs)
     pixels = inputs.get("pixel_values")

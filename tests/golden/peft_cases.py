@@ -59,7 +59,6 @@ LEFT_OUT = {
     "gemma3n": "its tower has one size, of 294 million parameters, which takes more than an hour; a LoRA on all linear "
     "layers of language model, tower and connector, compared once, has its logits in PEFT up to 1e-5; back in vlora "
     "its factors are the same to the bit, without the four keys and values that nothing reads",
-    "florence2": "it is no decoder alone, and transformers makes no model of the tiny configuration",
     "muse_spark": "vlora does not train it: its layers in mlx-vlm are Metal kernels without gradients",
 }
 """Families that both vlora and transformers have and that are not compared, and why."""

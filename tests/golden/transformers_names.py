@@ -54,6 +54,30 @@ SETTINGS: dict[str, Any] = {
 }
 """What an architecture needs that its default configuration does not give."""
 
+_BEHIND = "model.multi_modal_projector."
+PUBLISHED: dict[str, tuple[tuple[str, str], ...]] = {
+    "florence2": (
+        (r"^language_model\.model(?=\.(?:shared|encoder|decoder)\.)", "model.language_model"),
+        (r"^language_model\.lm_head(?=\.)", "lm_head"),
+        (r"^vision_tower(?=\.)", "model.vision_tower"),
+        (r"convs\.(\d+)\.proj(?=\.)", r"convs.\1.conv"),
+        (r"\.fn\.dw(?=\.)", ""),
+        (r"(?:window|channel)_attn\.norm(?=\.)", "norm1"),
+        (r"ffn\.norm(?=\.)", "norm2"),
+        (r"_attn\.fn(?=\.)", "_attn"),
+        (r"ffn\.fn\.net(?=\.)", "ffn"),
+        (r"^image_pos_embed(?=\.)", f"{_BEHIND}image_position_embed"),
+        (r"^image_proj_norm(?=\.)", f"{_BEHIND}image_proj_norm"),
+        (r"^visual_temporal_embed(?=\.)", f"{_BEHIND}visual_temporal_embed"),
+    )
+}
+"""How names of models become transformers' that a script of its repository converts, and not its loading: patterns,
+and what stands there instead. Florence-2's (convert_florence2_original_pytorch_to_hf.py) turns the projection besides,
+which is no layer in mlx-vlm and has no adapter."""
+
+LIKE = {"florence2": "florence-community/Florence-2-base"}
+"""A base that such a script has rewritten."""
+
 UNUSED = re.compile(r"LayerNorm\.(gamma|beta)|\.weight_[gv]")
 """Patterns of names that no family has."""
 
@@ -90,11 +114,14 @@ def make_model(config: Any) -> Any:
 def describe(model: Any) -> dict[str, Any]:
     """Describe an architecture: its parameters, # for numbers, what is tied, and how it renames published names.
 
-    Beside them stand the modules that PEFT takes for experts wherever they lie, by the ends of their names, and
-    the class that opens a checkpoint where `AutoModelForImageTextToText` does not.
+    Beside them stand the modules that PEFT takes for experts wherever they lie, by the ends of their names, a base that
+    transformers opens where it does not open the published ones, and the class that opens a checkpoint where
+    `AutoModelForImageTextToText` does not.
     """
     templates = {re.sub(r"(?<=\.)\d+(?=\.)", "#", name) for name in model.state_dict()}
-    steps = [serialize(step, model.config) for step in get_model_conversion_mapping(model)]
+    scripted = PUBLISHED.get(model.config.model_type, ())
+    steps: list[dict[str, Any]] = [{"pattern": f"(?P<g0>{old})", "targets": [new]} for old, new in scripted]
+    steps += [serialize(step, model.config) for step in get_model_conversion_mapping(model)]
     moved = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, ""), {})
     return {
         "prefix": model.base_model_prefix,
@@ -102,6 +129,7 @@ def describe(model: Any) -> dict[str, Any]:
         "renamings": [step for step in steps if not UNUSED.search(step["pattern"])],
         "parameters": sorted(name for name in templates if not UNADAPTED.search(name)),
         **({"peft_moves": sorted(moved)} if moved else {}),
+        **({"like": LIKE[model.config.model_type]} if scripted else {}),
         **({"class": type(model).__name__} if model.config.model_type in PARTS.values() else {}),
     }
 

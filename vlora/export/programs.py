@@ -102,6 +102,11 @@ def _notes(made: PeftAdapter) -> list[str]:
         notes.append(
             "transformers knows this architecture by the code of its repository only; names are those of the checkpoint"
         )
+    elif made.places.names.like is not None:
+        notes.append(
+            "transformers opens this architecture only as a script of its own rewrites it, and the folder has the "
+            f"names of that layout; give PEFT a base in it, as {made.places.names.like} is"
+        )
     return notes
 
 

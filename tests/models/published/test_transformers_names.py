@@ -23,6 +23,22 @@ def names_of(model_type: str, tower: str | None = None) -> TransformersNames:
         ("llava", "language_model.lm_head.weight", "lm_head.weight"),
         ("qwen3_vl", "lm_head.weight", "lm_head.weight"),
         ("idefics3", "model.text_model.norm.weight", "model.text_model.norm.weight"),
+        (
+            "florence2",
+            "vision_tower.blocks.1.0.channel_block.channel_attn.fn.qkv.weight",
+            "model.vision_tower.blocks.1.0.channel_block.channel_attn.qkv.weight",
+        ),
+        ("florence2", "vision_tower.convs.2.proj.weight", "model.vision_tower.convs.2.conv.weight"),
+        (
+            "florence2",
+            "vision_tower.blocks.1.0.spatial_block.ffn.fn.net.fc1.weight",
+            "model.vision_tower.blocks.1.0.spatial_block.ffn.fc1.weight",
+        ),
+        (
+            "florence2",
+            "language_model.model.decoder.layers.0.fc1.weight",
+            "model.language_model.decoder.layers.0.fc1.weight",
+        ),
     ],
 )
 def test_names_are_renamed(model_type: str, published: str, expected: str) -> None:

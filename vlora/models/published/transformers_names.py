@@ -104,6 +104,7 @@ class TransformersNames:
         taken_for_experts: Last parts of the names of modules that PEFT takes for parts of its experts, wherever they
             lie (peft/utils/transformers_weight_conversion.py, `_MOE_TARGET_MODULE_MAPPING`).
         opener: transformers' class that opens a checkpoint.
+        like: A base in transformers' layout, where it opens the published ones only as a script rewrites them.
     """
 
     def __init__(self, found: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -113,6 +114,7 @@ class TransformersNames:
         self.tied: Mapping[str, str] = found["tied"]
         self.taken_for_experts: frozenset[str] = frozenset(found.get("peft_moves", ()))
         self.opener: str = found.get("class", AUTO)
+        self.like: str | None = found.get("like")
         self._known = frozenset(found["parameters"])
         steps = [_Step.load(step) for step in found["renamings"]]
         self._renamings = [step for step in steps if not step.operations]

@@ -9,13 +9,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from ..ops.modules import named_modules
 from .layers import Adapter, DoRALinear
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
     """Yield the adapters of a model with their names, in the model's order."""
-    # MLX names the last module first.
-    for name, module in reversed(model.named_modules()):
+    for name, module in named_modules(model):
         if isinstance(module, Adapter):
             yield name, module
 

@@ -5,13 +5,13 @@ A model holds the frozen weights, and the trained ones only while something here
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
+from ..ops.modules import read_array, write_arrays
 from ..types import TrainState
 from .backbone import Backbone
 from .flat_params import FlatParams
@@ -33,7 +33,7 @@ def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
 def bind(backbone: Backbone, state: TrainState) -> None:
     """Write a state's parameters into the model, in the model's own types."""
     current = dict(tree_flatten(backbone.module.trainable_parameters()))
-    _write(backbone.module, {name: value.astype(current[name].dtype) for name, value in state.params.items()})
+    write_arrays(backbone.module, {name: value.astype(current[name].dtype) for name, value in state.params.items()})
     mark(backbone.module, is_unbound=False)
 
 
@@ -43,7 +43,9 @@ def unbind(backbone: Backbone) -> None:
     Steps give the model those of the state; whatever else runs it has to `bind` them first.
     """
     held = tree_flatten(backbone.module.trainable_parameters())
-    _write(backbone.module, {name: mx.broadcast_to(mx.zeros((), value.dtype), value.shape) for name, value in held})
+    write_arrays(
+        backbone.module, {name: mx.broadcast_to(mx.zeros((), value.dtype), value.shape) for name, value in held}
+    )
     mark(backbone.module, is_unbound=True)
 
 
@@ -59,28 +61,14 @@ def bound_params(module: nn.Module, params: Mapping[str, mx.array]) -> Iterator[
     if not params:
         yield
         return
-    held = {name: read_param(module, name) for name in params}
+    held = {name: read_array(module, name) for name in params}
     try:
         typed = {
             # What is of another type has been cast to the one that it is used in.
             name: value.astype(held[name].dtype) if value.dtype == mx.float32 else value
             for name, value in params.items()
         }
-        _write(module, typed)
+        write_arrays(module, typed)
         yield
     finally:
-        _write(module, held)
-
-
-def read_param(module: nn.Module, name: str) -> mx.array:
-    """Find a parameter by its qualified name; faster than listing all of them, which every trace would do."""
-    found: Any = module
-    for part in name.split("."):
-        found = found[int(part)] if isinstance(found, list) else found[part]
-    parameter: mx.array = found
-    return parameter
-
-
-def _write(module: nn.Module, params: Mapping[str, mx.array]) -> None:
-    if params:
-        module.update(tree_unflatten(list(params.items())))
+        write_arrays(module, held)

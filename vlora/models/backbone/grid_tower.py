@@ -16,8 +16,9 @@ import numpy as np
 
 from ...errors import BatchError
 from ...features.cache import Entry, FeatureCache
+from ...ops.modules import read_array
 from ...train.backbone import Params
-from ...train.state import bound_params, read_param
+from ...train.state import bound_params
 from ...types import Batch, BoolArray, Example, IntArray, Tree
 from ..forward.lm_inputs import LMInputs, leaves, partition_inputs
 from ..forward.merging import scatter_layers
@@ -298,7 +299,7 @@ class GridTower:
             # Weights that change, or come and go, are arguments of the trace, and not constants.
             names = [name for name in self.trained if not name.startswith(f"{self.language_prefix}.")]
             compiled = self._compiled(("forward", shape), run)
-            held = {name: read_param(self.module, name) for name in (*names, *self.gathered)}
+            held = {name: read_array(self.module, name) for name in (*names, *self.gathered)}
             return lambda _, inputs: compiled(held, inputs)
         return self._compiled(("frozen", shape), run)
 

@@ -10,6 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_vlm.models.base import scaled_dot_product_attention
 
+from ...ops.modules import named_modules
+
 ATTENTION = scaled_dot_product_attention.__name__
 
 OWN_PACKAGE = __name__.partition(".")[0]
@@ -54,8 +56,8 @@ def model_files(module: nn.Module) -> list[ModuleType]:
     A class that vlora has put in the place of a layer's own, as `override_call` does, stands for the class under it.
     Its own file is one of vlora's, and functions that are replaced there change what vlora itself calls.
     """
-    names = dict.fromkeys(_model_file(type(child)) for child in module.modules())
-    return [sys.modules[name] for name in names]
+    classes = dict.fromkeys(type(child) for _, child in named_modules(module))
+    return [sys.modules[name] for name in dict.fromkeys(map(_model_file, classes))]
 
 
 def _model_file(cls: type) -> str:

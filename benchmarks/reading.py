@@ -27,8 +27,8 @@ from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-LISTED = re.compile(r"^\| `([\w/]+\.py)` \| (\d+) \|", re.MULTILINE)
-"""A row of the reading list: a file and its lines."""
+LISTED = re.compile(r"^\| `([\w/]+\.py)` \|", re.MULTILINE)
+"""A row of the reading list: a file."""
 
 BEFORE = (
     *("recipe.py", "types.py", "samples.py", "masks.py", "batches.py", "reading.py", "losses.py", "steps.py"),
@@ -46,7 +46,7 @@ SHORTENED = ("train.val_batches=1", "eval.answer_rows=2")
 def read_list(root: Path) -> dict[str, int]:
     """Give the files of the reading list of a checkout with the lines that they have."""
     readme = root / "vlora" / "README.md"
-    names = [name for name, _ in LISTED.findall(readme.read_text(encoding="utf-8"))] if readme.is_file() else BEFORE
+    names = LISTED.findall(readme.read_text(encoding="utf-8")) if readme.is_file() else BEFORE
     return {name: count_lines(root / "vlora" / name) for name in names}
 
 

@@ -23,7 +23,7 @@ from .output.base_identity import KEY as BASE
 from .output.paths import OutputPaths, output_paths
 from .recipe.schema import ModelSection, Recipe
 from .train.objectives.named import find_objective
-from .train.optimizers import lr_multipliers, undecayed
+from .train.parameter_rates import lr_multipliers, undecayed
 from .train.ranks import Ranks
 from .train.reference import Reference
 from .train.rules import FIRST, Rules

@@ -14,7 +14,7 @@ from vlora import make_optimizer
 from vlora.adapters.model_parts import ModelParts
 from vlora.recipe.schema import OptimSection
 from vlora.train.flat_params import FlatParams
-from vlora.train.optimizers import lr_multipliers, undecayed
+from vlora.train.parameter_rates import lr_multipliers, undecayed
 from vlora.train.rules import Rules, parse_rules
 from vlora.train.schedules import learning_rate_at
 from vlora.train.update import Update

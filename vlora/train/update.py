@@ -13,7 +13,7 @@ from ..types import TrainState
 from .backbone import Params
 from .clipping import clip_by_global_norm
 from .flat_params import FLAT, FlatParams
-from .optimizers import let_decay
+from .parameter_rates import let_decay
 
 
 @attrs.define(eq=False)

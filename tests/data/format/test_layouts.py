@@ -14,7 +14,9 @@ from vlora import Sample, Turn, format_sample
 from vlora.cli.sentences import describe_columns
 from vlora.data.format import layouts, marks
 from vlora.data.format.marks import split_marks
+from vlora.data.format.messages import Message
 from vlora.data.format.samples import Reading, read_sample
+from vlora.data.values import Row
 from vlora.facts import Columns
 from vlora.recipe.columns import COLUMNS, ColumnUse
 from vlora.system.files import expand
@@ -416,3 +418,38 @@ def test_custom_format_uses_what_it_names() -> None:
 def test_every_column_of_a_layout_is_known() -> None:
     """What a layout reads has a name in the line about columns, and other columns may be mapped to it."""
     assert {column for layout in layouts.LAYOUTS for column in (*layout.needs, *layout.takes)} <= COLUMNS.keys()
+
+
+def read_photo(row: Row, source: str) -> list[Message]:
+    asked = [{"type": "image", "image": row["photo"]}, {"type": "text", "text": layouts.text_of(row, "q", source)}]
+    return [{"role": "user", "content": asked}, layouts.make_message("assistant", layouts.text_of(row, "a", source))]
+
+
+@pytest.fixture
+def photo_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add a layout with an image column of its own, as the map says."""
+    monkeypatch.setattr(layouts, "LAYOUTS", (*layouts.LAYOUTS, layouts.Layout(("photo", "q", "a"), read_photo)))
+    for column, what in (("photo", "images"), ("q", "the question"), ("a", "the answer")):
+        monkeypatch.setitem(COLUMNS, column, what)
+
+
+@pytest.mark.usefixtures("photo_rows")
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_layout_with_an_image_column_of_its_own(spelling: str) -> None:
+    """An image part of its messages takes every spelling of images, and the column is told as used."""
+    names = ["/pictures/0.png", "/pictures/1.png"]
+    (images,) = SPELLINGS[spelling](names).values()
+
+    sample, use = read_sample({"photo": images, "q": "What?", "a": "Cats.", "id": 3}, "row", Reading())
+
+    assert [str(expand(image)) for image in sample.images] == names
+    assert [len(turn.parts) for turn in sample.turns] == [len(names) + 1, 1]
+    assert use == ColumnUse({"photo": "images", "q": "the question", "a": "the answer"}, frozenset({"id"}))
+
+
+@pytest.mark.usefixtures("photo_rows")
+def test_one_of_three_columns_has_no_value() -> None:
+    """Of a layout with three columns the one that lacks is named beside the others."""
+    problem = complaint_of({"photo": "a.png", "q": "What?", "a": None})
+
+    assert "the column 'a' has no value beside 'photo' and 'q'" in problem

@@ -86,8 +86,8 @@ def _describe_lack(row: Row, captions: Sequence[str]) -> str:
     for layout in LAYOUTS:
         lacking = [column for column in layout.needs if not _is_there(row, column)]
         if len(lacking) == 1 < len(layout.needs) and lacking[0] in row:
-            (rest,) = (column for column in layout.needs if column not in lacking)
-            return f"the column {lacking[0]!r} has no value beside {rest!r}"
+            rest = " and ".join(repr(column) for column in layout.needs if column not in lacking)
+            return f"the column {lacking[0]!r} has no value beside {rest}"
     has_images = bool(row_images(row))
     empty = [column for column in CAPTIONS if column in row and not is_there(row[column])]
     if not any(map(is_there, row.values())):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from tests.report.run.test_run_files import write_run
@@ -94,3 +95,5 @@ def test_preferences_have_their_charts(tmp_path: Path) -> None:
     plain = read_run(write_run(tmp_path / "plain", {"step": 4, "loss": 0.6}))
     assert not list(preference_charts(plain))
     assert loss_chart(plain).y_label == "nats per supervised token"
+    other = attrs.evolve(plain, recipe={"train.objective": "worst_row"})
+    assert loss_chart(other).y_label == "mean over what worst_row counts"

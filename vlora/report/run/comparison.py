@@ -9,14 +9,14 @@ import attrs
 
 from ...recipe.parse import all_keys
 from ..charts.chart import Chart, Line
-from .figures import OTHERS, VALID_LOSS, is_higher_better, loss_unit, name_score, score_names, score_series
+from .figures import OTHERS, SFT, VALID_LOSS, is_higher_better, loss_unit, name_score, score_names, score_series
 from .run_files import RunError, RunRecord, Series, read_run
 from .run_page import EPOCHS_OF, ROWS_OF, format_seconds, write_value
 
 FEWEST_RUNS = 2
 
-SFT, PREFERENCE = "sft", "preference."
-"""The objective without a section of its own, and the section of the others."""
+PREFERENCE = "preference."
+"""The section of objectives other than `SFT`."""
 
 
 @attrs.frozen(kw_only=True)

@@ -18,6 +18,9 @@ MEANS = 20
 UNITS, OF_PAIRS, OF_ANSWERS = "nats per supervised token", "mean over pairs", "mean over answers"
 """What losses are: of fine-tuning, and over preferences."""
 
+SFT = "sft"
+"""The objective whose loss is one of tokens."""
+
 VALID = "valid_"
 
 PREFERENCES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
@@ -109,7 +112,10 @@ def loss_unit(run: RunRecord) -> str:
     """Say what a run's losses are."""
     if run[ACCURACIES].steps:
         return OF_PAIRS
-    return OF_ANSWERS if run[CHOSEN].steps or run[REJECTED].steps else UNITS
+    if run[CHOSEN].steps or run[REJECTED].steps:
+        return OF_ANSWERS
+    objective = run.recipe.get("train.objective", SFT)
+    return UNITS if objective == SFT else f"mean over what {objective} counts"
 
 
 def metric_names(run: RunRecord) -> list[str]:

@@ -1,10 +1,12 @@
 """Readers of pages: DeepSeek-OCR, its second version, Unlimited-OCR and GOT behind a SAM encoder; Falcon-OCR."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import attrs
 import numpy as np
 from mlx import nn
 from mlx_vlm.models.deepseekocr.config import SAMViTConfig
@@ -20,29 +22,27 @@ _WIDTH = 32
 _Cut = tuple[int, int]
 
 
-def _small_sam(**settings: Any) -> nn.Module:
-    """Make a narrow encoder; widths of the last three convolutions are constants of mlx-vlm's class."""
+def _small_sam(stride: int, **settings: Any) -> nn.Module:
+    """Make a narrow encoder; widths and strides of the last three convolutions are constants of mlx-vlm's class."""
     encoder = SAMEncoder(**{**settings, "out_chans": 16})
-    encoder.net_2 = nn.Conv2d(16, 24, kernel_size=3, stride=2, padding=1, bias=False)
-    encoder.net_3 = nn.Conv2d(24, _WIDTH, kernel_size=3, stride=2, padding=1, bias=False)
+    encoder.net_2 = nn.Conv2d(16, 24, kernel_size=3, stride=stride, padding=1, bias=False)
+    encoder.net_3 = nn.Conv2d(24, _WIDTH, kernel_size=3, stride=stride, padding=1, bias=False)
     return encoder
 
 
-def _small(
-    module: str, side: int, whole: tuple[int, ...] = (1,), **others: Any
-) -> Callable[[], AbstractContextManager[None]]:
+def _small(module: str, side: int, stride: int = 2, **others: Any) -> Callable[[], AbstractContextManager[None]]:
     """Let a model be built with a small encoder of images of `side` pixels: it does not read config.json for it.
 
     Args:
         module: The family's.
         side: Pixels.
-        whole: The layers that see the whole image.
+        stride: Of the last two convolutions.
         others: Classes of the family's tower to replace.
     """
     settings = SAMViTConfig(
-        image_size=side, width=_WIDTH, layers=2, heads=2, patch_size=_PATCH, window_size=6, global_attn_indexes=whole
+        image_size=side, width=_WIDTH, layers=2, heads=2, patch_size=_PATCH, window_size=6, global_attn_indexes=(1,)
     )
-    replaced = {"SAMViTConfig": lambda: settings, "SAMEncoder": _small_sam}
+    replaced = {"SAMViTConfig": lambda: settings, "SAMEncoder": functools.partial(_small_sam, stride)}
 
     @contextmanager
     def building() -> Iterator[None]:
@@ -99,17 +99,18 @@ def _unlimited_rows(generator: np.random.Generator) -> list[Row]:
     return [row([(1, 1)], 11, 4), row([(2, 1), (1, 1)], 18, 12), row([], 15, 5)]
 
 
-def _queried_rows(generator: np.random.Generator) -> list[Row]:
-    """144 features of each tile, 256 of the whole image, a separator."""
+def _queried_rows(side: int, generator: np.random.Generator) -> list[Row]:
+    """144 features of each tile, 256 of the whole image of `side` pixels, a separator."""
+    tile = side * 3 // 4
 
     def row(cut: _Cut | None, n_words: int, n_answer: int) -> Row:
         if cut is None:
             return _row(generator, [], {}, n_words, n_answer)
-        inputs = _views(generator, [cut], 256, 192)
+        inputs = _views(generator, [cut], side, tile)
         n_tiles = cut[0] * cut[1]
         if n_tiles == 1:
             # One tile is written too; the first version has none then.
-            inputs["pixel_values"][0] = noise(generator, 1, 3, 192, 192)
+            inputs["pixel_values"][0] = noise(generator, 1, 3, tile, tile)
         tokens = [*words(generator, 2), *[_IMAGE] * (144 * n_tiles + 257)]
         return _row(generator, tokens, inputs, n_words, n_answer)
 
@@ -195,6 +196,12 @@ def _config(model_type: str, **text: Any) -> dict[str, Any]:
     }
 
 
+def _small_queried(side: int, stride: int) -> Callable[[], AbstractContextManager[None]]:
+    """Let DeepSeek-OCR-2 have a small encoder, and a small reader of queries behind it."""
+    reader = Qwen2EncoderConfig(dim=_WIDTH, layers=2, heads=2, kv_heads=1, intermediate_size=48)
+    return _small("deepseekocr_2", side, stride, Qwen2EncoderConfig=lambda **_: reader)
+
+
 FAMILIES: Mapping[str, TinyFamily] = {
     "deepseekocr": TinyFamily(
         config=_config("deepseekocr"),
@@ -214,15 +221,9 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "vision_config": {"model_type": "vision"},
             "projector_config": {"projector_type": "linear", "input_dim": _WIDTH, "n_embed": 64},
         },
-        rows=_queried_rows,
-        while_building=_small(
-            "deepseekocr_2",
-            256,
-            whole=(),  # 4,096 patches are too many for a test; the first version's encoder is the same
-            Qwen2EncoderConfig=lambda **_: Qwen2EncoderConfig(
-                dim=_WIDTH, layers=2, heads=2, kv_heads=1, intermediate_size=48
-            ),
-        ),
+        # Numbers of features are constants; without strides as many patches give them, instead of 4,096 for 256.
+        rows=functools.partial(_queried_rows, _SIDE),
+        while_building=_small_queried(_SIDE, stride=1),
     ),
     "got": TinyFamily(
         config={
@@ -283,3 +284,12 @@ FAMILIES: Mapping[str, TinyFamily] = {
         prepare=_tables,
     ),
 }
+
+WITH_STRIDES: Mapping[str, TinyFamily] = {
+    "deepseekocr_2": attrs.evolve(
+        FAMILIES["deepseekocr_2"],
+        rows=functools.partial(_queried_rows, 4 * _SIDE),
+        while_building=_small_queried(4 * _SIDE, stride=2),
+    )
+}
+"""Families with the convolutions of the published model, of which transformers has the strides as constants too."""

@@ -211,6 +211,50 @@ MADE: Mapping[str, Made] = {
         "renames the names of its own files once more (peft/utils/transformers_weight_conversion.py:597, by "
         "transformers/conversion_mapping.py:1961) and finds no layer, so that vlora spells them otherwise",
     ),
+    "deepseekocr_2": Made(
+        settings={
+            "model_type": "deepseek_ocr2",
+            "image_token_id": IMAGE_TOKEN,
+            "text_config": {
+                "model_type": "deepseek_ocr2_text",
+                "vocab_size": 128,
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "moe_intermediate_size": 32,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 4,
+                "n_shared_experts": 2,
+                "n_routed_experts": 4,
+                "num_experts_per_tok": 2,
+                "mlp_layer_types": ["dense", "sparse", "sparse"],
+            },
+            "vision_config": {
+                "model_type": "deepseek_ocr2_vision",
+                "sam_config": {
+                    "hidden_size": 32,
+                    "output_channels": 16,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "image_size": 256,
+                    "patch_size": 4,
+                    "window_size": 6,
+                    "global_attn_indexes": [1],
+                    "mlp_dim": 128,
+                    "downsample_channels": [24, 32],
+                },
+                "encoder_config": {
+                    "hidden_size": 32,
+                    "intermediate_size": 48,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 1,
+                    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+                },
+            },
+        },
+        note="its tower has a layer that sees whole tiles, whose relative positions are resized",
+    ),
     "florence2": Made(
         settings={
             "text_config": {"model_type": "bart"},

@@ -18,7 +18,8 @@ import attrs
 import mlx.core as mx
 import numpy as np
 
-from tests.families import FAMILIES, examples
+from tests.families import FAMILIES, TinyFamily, examples
+from tests.families.ocr import WITH_STRIDES
 from vlora import Example
 from vlora.models.forward.lm_inputs import PROMPT
 
@@ -26,12 +27,15 @@ from .made_cases import MADE, join
 from .mlx_side import encode_rows
 from .stages import make_parser
 
+TINY: Mapping[str, TinyFamily] = {**FAMILIES, **WITH_STRIDES}
+"""The tiny models."""
+
 
 def read_rows(family: str, model: Path) -> tuple[Example, ...]:
     """List a family's rows as vlora encodes them."""
     if family not in MADE:
         return encode_rows(family, model).examples
-    rows = examples(FAMILIES[family])
+    rows = examples(TINY[family])
     chosen = tuple(rows[number] for number in MADE[family].reads)
     return tuple(count_positions(row) for row in chosen) if MADE[family].counts else chosen
 
@@ -51,7 +55,7 @@ def building(family: str) -> Iterator[None]:
     if family not in MADE:
         yield
         return
-    with FAMILIES[family].while_building():
+    with TINY[family].while_building():
         yield
 
 
@@ -81,13 +85,19 @@ def reference_inputs(row: Example) -> dict[str, Any]:
         inputs["pixel_values_local"] = crops
     if (grids := inputs.pop("images_spatial_crop", None)) is not None:
         tiles, whole = inputs["pixel_values"]
-        counts = np.where(grids.prod(axis=1) > 1, grids.prod(axis=1), 0)
+        counts = count_tiles(tiles, grids)
         local = {"pixel_values_local": tiles, "num_local_patches": counts, "patches_grid": grids} if any(counts) else {}
         return {"pixel_values": whole, **local}
     if isinstance(inputs.get("pixel_values"), list):
         (images,), (sizes,) = inputs["pixel_values"], inputs["tgt_sizes"]
         return {"pixel_values": np.concatenate(images, axis=-1)[None], "target_sizes": sizes}
     return inputs
+
+
+def count_tiles(tiles: np.ndarray[Any, Any], grids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Count each image's tiles: of an image that is not cut, only DeepSeek-OCR-2 has one, and zeros stand for none."""
+    cut = grids.prod(axis=1)
+    return cut if tiles.any() and len(tiles) == cut.sum() else np.where(cut > 1, cut, 0)
 
 
 def count_patches(inputs: Mapping[str, Any]) -> np.ndarray[Any, Any]:
@@ -102,7 +112,7 @@ def count_patches(inputs: Mapping[str, Any]) -> np.ndarray[Any, Any]:
 def write(family: str, folder: Path) -> None:
     """Write a family's configuration and rows for the other side."""
     (folder / "model").mkdir(parents=True, exist_ok=True)
-    (folder / "model" / "config.json").write_text(json.dumps(join(FAMILIES[family].config, MADE[family].both)))
+    (folder / "model" / "config.json").write_text(json.dumps(join(TINY[family].config, MADE[family].both)))
     arrays = {}
     for number, row in enumerate(read_rows(family, folder / "model")):
         arrays[f"{number}.tokens"] = mx.array(row.tokens)

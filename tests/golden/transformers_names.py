@@ -37,9 +37,15 @@ TOWERS = {"llava": ("pixtral", "siglip_vision_model"), "mistral3": ("pixtral",),
 PARTS = {"qwen3_omni_moe": "qwen3_omni_moe_thinker"}
 """Architectures of which a part of its own name reads images and writes text, from the whole's checkpoints."""
 
+OTHERWISE = ("deepseek_ocr2",)
+"""Architectures that mlx-vlm calls otherwise (`transformers_names.OWN_NAMES`)."""
+
 SETTINGS: dict[str, Any] = {
     "aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": None}}},
+    "deepseek_ocr2": {
+        "text_config": {"num_experts_per_tok": 6, "num_hidden_layers": 2, "mlp_layer_types": ["dense", "sparse"]}
+    },
     "granite4_vision": {"deepstack_layer_map": [[-19, 9], [-13, 6], [-7, 3], [-1, 0]], "downsample_rate": "4/8"},
     "hunyuan_vl": {"text_config": {"head_dim": 128}},
     "qwen4_exp": {
@@ -93,7 +99,7 @@ def described() -> set[str]:
 
 def configurations() -> Iterator[tuple[str, Any]]:
     """Yield the key and the configuration of every architecture, and of each with another tower."""
-    known = described()
+    known = described() | set(OTHERWISE)
     for model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         if model_type not in CONFIG_MAPPING_NAMES or model_type not in known:
             continue

@@ -1,4 +1,4 @@
-"""The tower of DeepSeek-OCR and Unlimited-OCR computes what was published; tests/golden has it beside transformers."""
+"""Towers with SAM in DeepSeek-OCR and its like compute what was published; tests/golden compares with transformers."""
 
 import mlx.core as mx
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 
 from tests.families import FAMILIES, build
 from vlora.models.families.deep_encoder import match_reference_deep_encoder, resize_positions
+from vlora.models.families.registry import describe_family
 from vlora.models.forward.resize import resize_bicubic_smoothly, resize_linear
 
 
@@ -36,16 +37,17 @@ def test_positions_of_smaller_images_are_smoothed() -> None:
     assert mx.array_equal(resized[0, 1:].reshape(2, 2, 3), expected)
 
 
-def test_sam_resizes_relative_positions_from_the_middles_of_their_places() -> None:
-    """A layer that sees the whole of a smaller image has the table resized so; one of the table's size is unchanged."""
-    module = build(FAMILIES["unlimited_ocr"])
+@pytest.mark.parametrize(("name", "n_places"), [("deepseekocr", 8), ("unlimited_ocr", 8), ("deepseekocr_2", 12)])
+def test_sam_resizes_relative_positions_from_the_middles_of_their_places(name: str, n_places: int) -> None:
+    """A layer that sees the whole of a tile has the table resized so; one of the table's size is unchanged."""
+    module = build(FAMILIES[name])
     attention = module.sam_model.blocks[1].attn
-    whole, tile = (mx.random.normal((1, side, side, 32), key=mx.random.key(side)) for side in (16, 8))
+    whole, tile = (mx.random.normal((1, side, side, 32), key=mx.random.key(side)) for side in (16, n_places))
     before = attention(whole), attention(tile)
-    with match_reference_deep_encoder(module):
+    with describe_family(name).forward.embed_overrides(module):
         corrected = attention(whole), attention(tile)
-    attention.rel_pos_h = resize_linear(attention.rel_pos_h, 15)
-    attention.rel_pos_w = resize_linear(attention.rel_pos_w, 15)
+    attention.rel_pos_h = resize_linear(attention.rel_pos_h, 2 * n_places - 1)
+    attention.rel_pos_w = resize_linear(attention.rel_pos_w, 2 * n_places - 1)
 
     assert mx.array_equal(corrected[0], before[0])
     assert not np.allclose(np.array(corrected[1]), np.array(before[1]), atol=1e-4)

@@ -28,6 +28,11 @@ def names_of(model_type: str, tower: str | None = None) -> TransformersNames:
             "vision_tower.blocks.1.0.channel_block.channel_attn.fn.qkv.weight",
             "model.vision_tower.blocks.1.0.channel_block.channel_attn.qkv.weight",
         ),
+        (
+            "deepseekocr_2",
+            "model.qwen2_model.model.model.layers.0.self_attn.q_proj.weight",
+            "model.vision_tower.vision_encoder.layers.0.self_attn.q_proj.weight",
+        ),
         ("florence2", "vision_tower.convs.2.proj.weight", "model.vision_tower.convs.2.conv.weight"),
         (
             "florence2",

@@ -1,4 +1,7 @@
-"""The tower of DeepSeek-OCR and Unlimited-OCR: SAM, and CLIP behind it. Files and lines are those of mlx-vlm 0.7.10."""
+"""The towers of DeepSeek-OCR and Unlimited-OCR: SAM, and CLIP behind it or, in DeepSeek-OCR-2, a reader of queries.
+
+Files and lines are those of mlx-vlm 0.7.10.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,15 +21,24 @@ RelativePositions = Callable[[int, int, mx.array], mx.array]
 def match_reference_deep_encoder(model: nn.Module) -> Iterator[None]:
     """Correct the activation and the positions of CLIP, and the relative positions of SAM.
 
-    mlx-vlm has the exact activation, where CLIP's is the quick one (deepseekocr/vision.py:56); positions are resized
-    without smoothing (:132), and relative ones from the edges of their places instead of the middles
-    (deepseekocr/sam.py:431). Both are resized for tiles, which are smaller than the whole image.
+    mlx-vlm has the exact activation, where CLIP's is the quick one (deepseekocr/vision.py:56), and resizes positions
+    without smoothing (:132), as it has to for tiles, which are smaller than the whole image.
     """
     with (
         approximate_gelu("fast", model.vision_model),
         override_attributes(model.vision_model.embeddings, _get_abs_pos=resize_positions),
-        replacing_in_files(model.sam_model, "get_rel_pos", _resized_from_middles),
+        match_reference_sam(model),
     ):
+        yield
+
+
+@contextmanager
+def match_reference_sam(model: nn.Module) -> Iterator[None]:
+    """Correct SAM's relative positions, which layers that see the whole of a tile resize.
+
+    mlx-vlm resizes them from the edges of their places instead of the middles (deepseekocr/sam.py:431).
+    """
+    with replacing_in_files(model.sam_model, "get_rel_pos", _resized_from_middles):
         yield
 
 

@@ -16,7 +16,7 @@ from ..forward.attention_masks import in_one_segment, segment_mask
 from ..forward.calls import call_language_model, embed_alone
 from ..forward.corrections import undifferentiated_indices
 from ..forward.lm_inputs import SEGMENTS, LMInputs, PadSpec
-from .deep_encoder import match_reference_deep_encoder
+from .deep_encoder import match_reference_deep_encoder, match_reference_sam
 from .family import Family, Format, Forward, Parts
 
 DEEPSEEK_TEMPLATE = (
@@ -167,7 +167,10 @@ FAMILIES: Mapping[str, Family] = {
             "CLIP's activation and resized positions are others (deepseekocr/vision.py:56, :132, sam.py:431)"
         ),
     ),
-    "deepseekocr_2": Family(forward=Forward(packs=True, embed=embed_one_view)),
+    "deepseekocr_2": Family(
+        forward=Forward(packs=True, embed=embed_one_view, embed_overrides=match_reference_sam),
+        upstream_differs="relative positions of tiles are resized otherwise (deepseekocr/sam.py:431)",
+    ),
     "unlimited_ocr": Family(
         forward=Forward(
             packs=True,

@@ -23,6 +23,9 @@ HEADS = ("num_attention_heads", "heads", "num_heads")
 WITHOUT: Mapping[str, str] = {"granite4_vision": "shared_mlp"}
 """Parts that published models of an architecture may have, and transformers' never: the layers of a hybrid Granite."""
 
+OWN_NAMES: Mapping[str, str] = {"deepseekocr_2": "deepseek_ocr2"}
+"""What transformers calls architectures that mlx-vlm calls otherwise."""
+
 AUTO = "AutoModelForImageTextToText"
 """transformers' class that opens checkpoints of most architectures."""
 
@@ -210,6 +213,7 @@ def find_transformers_names(config: Mapping[str, Any]) -> TransformersNames | No
     if kind == "pixtral":
         # mlx-vlm's name of a LLaVA whose tower is Pixtral's.
         kind, tower = "llava", "pixtral"
+    kind = OWN_NAMES.get(str(kind), kind)
     entry = found.get(f"{kind}/{tower}") or found.get(str(kind))
     return None if entry is None else TransformersNames(entry, config)
 

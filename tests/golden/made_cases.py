@@ -29,6 +29,7 @@ class Made:
         halves: Tables that transformers saves as two halves: their names, and the rows that the first has as published.
         unsaved: Published arrays that transformers neither reads nor saves: their names, and their shapes.
         turned: Matrices that transformers saves with outputs before inputs and that were published the other way round.
+        timm_blocks: The blocks of a tower of timm's that has one size only, by stage and as timm writes them.
         note: What the table says of it besides.
     """
 
@@ -44,6 +45,7 @@ class Made:
     halves: tuple[tuple[str, str, int], ...] = ()
     unsaved: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     turned: tuple[str, ...] = ()
+    timm_blocks: tuple[tuple[str, ...], ...] = ()
     note: str = ""
 
 
@@ -58,7 +60,8 @@ MADE: Mapping[str, Made] = {
     "cohere_compass": Made(
         settings={"tie_word_embeddings": True, "text_config": {"rope_parameters": {"full_attention": None}}},
         note="with rms_norm_eps in config.json mlx-vlm's last norm is an RMS norm (cohere_compass/language.py:351), "
-        "transformers' never; the compared one has none",
+        "transformers' never; the compared one has "
+        "none",
     ),
     "minimax_m3_vl": Made(
         settings={"text_config": {"partial_rotary_factor": 0.5}},
@@ -210,6 +213,23 @@ MADE: Mapping[str, Made] = {
         note="answers are shorter than the window: transformers takes a row that is read at once for a prompt; PEFT "
         "renames the names of its own files once more (peft/utils/transformers_weight_conversion.py:597, by "
         "transformers/conversion_mapping.py:1961) and finds no layer, so that vlora spells them otherwise",
+    ),
+    "gemma3n": Made(
+        both={"audio_config": {"input_feat_size": 128}},
+        unsaved={
+            f"model.language_model.layers.{layer}.self_attn.{part}.weight": shape
+            for layer in (4, 5)
+            for part, shape in (("k_proj", (32, 64)), ("v_proj", (32, 64)), ("k_norm", (16,)))
+        },
+        timm_blocks=(
+            ("er_r1_k3_s2_e4_c8",),
+            ("uir_r1_a3_k5_s2_e2_c16", "uir_r1_a3_k0_s1_e4_c16"),
+            ("uir_r1_a5_k5_s2_e2_c24", "mqa_r1_k3_h2_v2_s1_d8_c24", "uir_r1_a0_k0_s1_e2_c24"),
+            ("uir_r1_a5_k5_s2_e2_c32", "mqa_r1_k3_h2_s1_d8_c32", "uir_r1_a0_k0_s1_e2_c32"),
+        ),
+        note="its tower has one size in timm and in mlx-vlm, of 294 million parameters; both are given the same blocks "
+        "with few channels; keys and values of the last two layers, which nothing reads, are left out, as transformers "
+        "has none",
     ),
     "deepseekocr_2": Made(
         settings={

@@ -4,21 +4,24 @@ import inspect
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from timm.models import mobilenetv5
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
 from .cases import Array
 from .generate import TorchRow
-from .made_cases import IMAGE_TOKEN, MADE, join
+from .made_cases import IMAGE_TOKEN, MADE, Made, join
 from .stages import make_parser
 
 PYTORCH = {"format": "pt"}
@@ -33,7 +36,8 @@ def make_checkpoint(family: str, work: Path) -> None:
     kind = settings.pop("model_type")
     config = AutoConfig.for_model(kind, **settings)
     auto = AutoModelForMultimodalLM if case.part else AutoModelForImageTextToText
-    model = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    with building(case):
+        model = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
     draw_weights(model)
     whole = work / "reference"
     if case.part:
@@ -51,6 +55,27 @@ def make_checkpoint(family: str, work: Path) -> None:
             arrays |= {name: arrays[name].T.copy() for name in case.turned}
             arrays |= {name: np.zeros(shape, dtype=np.float32) for name, shape in case.unsaved.items()}
             save_file({spell(name, case.spelled): value for name, value in arrays.items()}, file, PYTORCH)
+
+
+@contextmanager
+def building(case: Made) -> Iterator[None]:
+    """Let timm's tower of a family have few channels, and four features of an image, while a model is made."""
+    if not case.timm_blocks:
+        yield
+        return
+    decode, fusion = mobilenetv5.decode_arch_def, mobilenetv5.MobileNetV5MultiScaleFusionAdapter
+
+    def fuse(**settings: Any) -> nn.Module:
+        width = int(case.timm_blocks[-1][-1].rpartition("c")[2])
+        fused: nn.Module = fusion(**{**settings, "out_chs": width, "output_resolution": 2})
+        return fused
+
+    with mock.patch.multiple(
+        mobilenetv5,
+        decode_arch_def=lambda _, **settings: decode([list(stage) for stage in case.timm_blocks], **settings),
+        MobileNetV5MultiScaleFusionAdapter=fuse,
+    ):
+        yield
 
 
 def divide(arrays: Mapping[str, Array], halves: Iterable[tuple[str, str, int]]) -> dict[str, Array]:

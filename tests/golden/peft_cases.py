@@ -54,13 +54,13 @@ EXCHANGES: Mapping[str, Exchange] = {
 }
 
 LEFT_OUT = {
-    "deepseek_vl_v2": "transformers has only the family's language model",
-    "kimi_vl": "transformers has only the family's language model",
-    "gemma3n": "its tower has one size, of 294 million parameters, which takes more than an hour; a LoRA on all linear "
-    "layers of language model, tower and connector, compared once, has its logits in PEFT up to 1e-5; back in vlora "
-    "its factors are the same to the bit, without the four keys and values that nothing reads",
-    "muse_spark": "vlora does not train it: its layers in mlx-vlm are Metal kernels without gradients",
+    "deepseek_vl_v2": "transformers 5.23.0 makes no such model; of its parts it has the language model alone "
+    "(deepseek_v2), which opens none of its checkpoints",
+    "kimi_vl": "transformers 5.23.0 makes no such model; of its parts it has the language model alone (deepseek_v3), "
+    "and its successor (kimi_k25) has a tower with positions in time besides",
+    "muse_spark": "transformers makes it, but vlora does not train it: its layers in mlx-vlm are Metal kernels, which "
+    "have no gradients and run on no other device (muse_spark/language.py:9)",
 }
 """Families that both vlora and transformers have and that are not compared, and why."""
 
-FAMILIES = tuple(family for family in (*CASES, *MADE) if family not in LEFT_OUT)
+FAMILIES = tuple(dict.fromkeys(family for family in (*CASES, *MADE) if family not in LEFT_OUT))

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from .cases import CASES, Array, Case
 from .generate import TorchRow, encode_rows, load_model, open_processor, reference_folder
 from .made_cases import MADE
-from .made_reference import read_rows
+from .made_reference import building, read_rows
 from .peft_cases import EXCHANGES, FAMILIES, MOVED
 from .stages import make_parser
 
@@ -91,7 +91,8 @@ def open_family(family: str, work: Path) -> Iterator[tuple[Path, Case, list[Torc
     """Give a family's checkpoint as transformers opens it, what sets the family apart, and its rows."""
     if family in MADE:
         path, case = work / "reference", Case()
-        yield path, case, read_rows(family, work, load_model(path, case))
+        with building(MADE[family]):
+            yield path, case, read_rows(family, work, load_model(path, case))
         return
     case = CASES[family]
     with reference_folder(work / "model", case) as path:

@@ -131,6 +131,33 @@ def test_models_that_a_script_rewrites_have_the_names_of_that_layout(tmp_path: P
     assert all(mx.array_equal(back[name], written[name]) for name in written)
 
 
+@pytest.mark.parametrize(
+    ("family", "kind", "target", "published"),
+    [
+        ("deepseekocr_2", "DeepseekOCR2ForCausalLM", "q_proj", "model.layers.0.self_attn.q_proj"),
+        ("unlimited_ocr", "UnlimitedOCRForCausalLM", "q_proj", "model.layers.0.self_attn.q_proj"),
+        ("molmo2", "Molmo2ForConditionalGeneration", "att_proj", "model.transformer.blocks.0.self_attn.att_proj"),
+    ],
+)
+def test_layers_have_published_names_for_vllm_where_it_knows_no_others(
+    family: str, kind: str, target: str, published: str, tmp_path: Path
+) -> None:
+    """PEFT's folder has transformers' names, of which vLLM's class would find no layer, and says nothing."""
+    own = write_untrained(family, tmp_path, target)
+    config = tmp_path / "base" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": [kind]}))
+    with FAMILIES[family].while_building():
+        exported = {program: export(str(own), program) for program in ("vllm", "peft")}
+    names = {
+        program: json.loads((one.folder / "adapter_config.json").read_text())["target_modules"]
+        for program, one in exported.items()
+    }
+    assert published in names["vllm"]
+    assert not any("language_model" in name for name in names["vllm"])
+    assert all(name.startswith("model.language_model.layers.") for name in names["peft"])
+    assert any("published names" in note for note in exported["vllm"].notes)
+
+
 def test_layers_that_nothing_reads_are_left_out(tmp_path: Path) -> None:
     """Gemma 3n's last layers share keys and values, and have no projections of their own in transformers."""
     own = write_untrained("gemma3n", tmp_path, "k_proj", "v_proj")
@@ -186,7 +213,7 @@ def test_what_transformers_computes_in_its_own_way_is_to_be_fused(
     saved = open_saved(str(write_adapter(tmp_path, "qwen3_vl", rank=2, targets=("attention",))))
     names = find_transformers_names({"model_type": "qwen3_vl"})
     nowhere = Places(links={}, shapes={}, tied={}, names=names, is_converted=False)
-    monkeypatch.setattr(peft, "find_places", lambda *_: nowhere)
+    monkeypatch.setattr(peft, "find_places", lambda *_, **__: nowhere)
     with pytest.raises(ModelError, match=r"computes of published weights in a way of its own; `python -m vlora fuse`"):
         to_peft(saved)
 

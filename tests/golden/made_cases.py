@@ -30,6 +30,7 @@ class Made:
         unsaved: Published arrays that transformers neither reads nor saves: their names, and their shapes.
         turned: Matrices that transformers saves with outputs before inputs and that were published the other way round.
         timm_blocks: The blocks of a tower of timm's that has one size only, by stage and as timm writes them.
+        architecture: How published configurations name the class, if otherwise than transformers does.
         note: What the table says of it besides.
     """
 
@@ -46,6 +47,7 @@ class Made:
     unsaved: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     turned: tuple[str, ...] = ()
     timm_blocks: tuple[tuple[str, ...], ...] = ()
+    architecture: str = ""
     note: str = ""
 
 
@@ -184,6 +186,7 @@ MADE: Mapping[str, Made] = {
         "published sizes; these tables are no embedding layer, and vlora does not train them",
     ),
     "unlimited_ocr": Made(
+        architecture="UnlimitedOCRForCausalLM",
         settings={
             "image_token_id": IMAGE_TOKEN,
             "vision_config": {
@@ -232,6 +235,7 @@ MADE: Mapping[str, Made] = {
         "has none",
     ),
     "deepseekocr_2": Made(
+        architecture="DeepseekOCR2ForCausalLM",
         settings={
             "model_type": "deepseek_ocr2",
             "image_token_id": IMAGE_TOKEN,

@@ -16,23 +16,25 @@ from pathlib import Path
 from vlora.errors import VloraError
 from vlora.export.programs import export
 
+from .made_cases import MADE
 from .made_side import building
 from .peft_cases import EXCHANGES, FAMILIES
 from .stages import make_parser
 
 
-def name_architecture(work: Path) -> None:
-    """Add to a tiny model's configuration how transformers calls its class, as published ones have it."""
+def name_architecture(family: str, work: Path) -> None:
+    """Add to a tiny model's configuration how its class is called, as published ones have it."""
     file, reference = work / "model" / "config.json", work / "reference" / "config.json"
     config = json.loads(file.read_text())
     if "architectures" not in config:
-        config["architectures"] = json.loads(reference.read_text())["architectures"]
+        published = MADE[family].architecture if family in MADE else ""
+        config["architectures"] = [published] if published else json.loads(reference.read_text())["architectures"]
         file.write_text(json.dumps(config))
 
 
 def write(family: str, work: Path) -> None:
     """Write a family's folders, and say what is refused."""
-    name_architecture(work)
+    name_architecture(family, work)
     for name in EXCHANGES:
         own = work / "exchange" / name / "own"
         for program in ("vllm", "gguf"):

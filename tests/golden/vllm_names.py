@@ -55,11 +55,22 @@ class Reader:
         renames = None if mapper is None else mapper.get_rename_mapper()
         found = [self._parse(key, renames)[0] for key in read_names(folder / "adapter_model.safetensors")]
         parts = self._source.parts(name, file)
-        problems += [f"{name} has no {key}" for key in found if key.partition(".")[0] not in parts]
+        problems += [f"{name} has no {key}" for key in found if key.partition(".")[0] not in parts or is_misplaced(key)]
         if problems or self._source.takes(name, file) == "none":
             msg = f"{folder}: {problems[:2] or f'{name} takes no LoRA'}"
             raise ValueError(msg)
         return found
+
+
+def is_misplaced(name: str) -> bool:
+    """Whether a language model's layer lies where none does: behind its prefix, vLLM's have `model` and `lm_head`."""
+    first, _, rest = name.partition(".")
+    begins = rest.partition(".")[0]
+    return (
+        begins not in ("model", "lm_head")
+        if first == "language_model"
+        else (first, begins) == ("model", "language_model")
+    )
 
 
 def read_names(file: Path) -> list[str]:

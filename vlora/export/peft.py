@@ -51,8 +51,12 @@ class PeftAdapter:
     outside: tuple[str, ...] = ()
 
 
-def to_peft(saved: Saved) -> PeftAdapter:
+def to_peft(saved: Saved, *, as_published: bool = False) -> PeftAdapter:
     """Bring an adapter into PEFT's layout.
+
+    Args:
+        saved: The adapter.
+        as_published: Whether to name layers as the published checkpoint does, and not as transformers.
 
     Raises:
         ModelError: PEFT has no form for a part of it, or transformers no such parameter.
@@ -64,8 +68,9 @@ def to_peft(saved: Saved) -> PeftAdapter:
     if alien is not None:
         msg = f"{saved.path}: adapts {alien}, and transformers' model of the type {kind} has no such layer; {FUSE}"
         raise ModelError(msg)
-    places = find_places(saved.files, saved.backbone.module, [*weights, *saved.whole])
-    lost = [name for name in (*weights, *saved.whole) if name not in places.links]
+    every_place = [*weights, *saved.whole]
+    places = find_places(saved.files, saved.backbone.module, every_place, as_published=as_published)
+    lost = [name for name in every_place if name not in places.links]
     lost += [name for name in weights if name in places.links and _is_guessed(name, places)]
     if lost:
         raise _lost(saved, lost[0].removesuffix(".weight"), places)

@@ -14,7 +14,7 @@ from .destination import find_destination
 from .gguf import gguf_usage, to_gguf
 from .peft import PeftAdapter, to_peft, write_peft
 from .saved import open_saved
-from .vllm import to_vllm, vllm_usage
+from .vllm import is_named_as_published, to_vllm, vllm_usage
 
 PROGRAMS = ("peft", "vllm", "gguf")
 
@@ -62,7 +62,8 @@ def export(adapter: str, program: str, out: Path | None = None, base: str | None
         raise ModelError(msg)
     folder = find_destination(out, read_adapter(adapter, ARGUMENT)[0].parent / program)
     saved = open_saved(adapter, base)
-    made = to_peft(saved)
+    as_published = program == "vllm" and is_named_as_published(saved.files.config)
+    made = to_peft(saved, as_published=as_published)
     if program == "vllm":
         made = to_vllm(made, saved.files.config)
     elif program == "gguf":
@@ -75,7 +76,7 @@ def export(adapter: str, program: str, out: Path | None = None, base: str | None
         rank=_largest(made.config),
         n_layers=made.n_layers,
         n_whole=len(saved.whole),
-        notes=tuple(([] if saved.base_note is None else [saved.base_note]) + _notes(made)),
+        notes=tuple(([] if saved.base_note is None else [saved.base_note]) + _notes(made, as_published=as_published)),
         usage=tuple(_usage(program, made, folder)),
     )
 
@@ -84,7 +85,7 @@ def _largest(config: Mapping[str, Any]) -> int:
     return int(max([config["r"], *config["rank_pattern"].values()]))
 
 
-def _notes(made: PeftAdapter) -> list[str]:
+def _notes(made: PeftAdapter, *, as_published: bool) -> list[str]:
     notes = []
     if made.unread:
         like = " and the like" if len(made.unread) > 1 else ""
@@ -98,7 +99,11 @@ def _notes(made: PeftAdapter) -> list[str]:
             f"{base} was converted for MLX, and the folder names it as its base, which other programs do not open; "
             "--base names the model that it was converted from"
         )
-    if made.places.names is None:
+    if as_published:
+        notes.append(
+            "vLLM knows this architecture by published names, which the folder has; PEFT takes that of --to peft"
+        )
+    elif made.places.names is None:
         notes.append(
             "transformers knows this architecture by the code of its repository only; names are those of the checkpoint"
         )

@@ -27,6 +27,19 @@ THINKER = {
 """Of Qwen3-Omni vLLM knows the names of the whole model, as they were published, and not those of its part."""
 
 
+PUBLISHED = frozenset({"DeepseekOCR2ForCausalLM", "Molmo2ForConditionalGeneration", "UnlimitedOCRForCausalLM"})
+"""Architectures whose classes know layers by published names, where transformers has others, or has parts of them."""
+
+
+def is_named_as_published(config: Mapping[str, Any]) -> bool:
+    """Whether vLLM knows the layers of a model by the names of its checkpoint, and not by transformers'.
+
+    Args:
+        config: The base's config.json.
+    """
+    return not PUBLISHED.isdisjoint(config.get("architectures") or ())
+
+
 def to_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> PeftAdapter:
     """Call modules as vLLM finds them; a name that it does not find it passes over.
 

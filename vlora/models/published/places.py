@@ -35,13 +35,16 @@ class Places:
     is_converted: bool
 
 
-def find_places(files: ModelFiles, module: nn.Module, parameters: Iterable[str]) -> Places:
+def find_places(
+    files: ModelFiles, module: nn.Module, parameters: Iterable[str], *, as_published: bool = False
+) -> Places:
     """Find where transformers has parameters of a model.
 
     Args:
         files: The model's folder; headers of its weights are read.
         module: The model without adapters.
         parameters: Names of those that are looked for. Those that are not found are left out.
+        as_published: Whether to find them in the published checkpoint instead, whatever transformers makes of it.
 
     Raises:
         ModelError: The folder's weights are broken, or the family's code cannot read them.
@@ -52,6 +55,7 @@ def find_places(files: ModelFiles, module: nn.Module, parameters: Iterable[str])
     if published.is_converted:
         pieces, shapes = _search(files, module, parameters, published, names)
     wanted = {name: pieces[name] for name in parameters if name in pieces}
+    names = None if as_published else names
 
     def convert(weights: Weights) -> dict[str, mx.array]:
         return dict(weights) if names is None else names.convert(weights)

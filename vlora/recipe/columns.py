@@ -50,8 +50,11 @@ COLUMNS = {
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 """What stands for a column in `data.custom_prompt_format`."""
 
-GATHERED = ("images", "image")
-"""Names to which several columns may be mapped; their values are taken in the order of the recipe."""
+IMAGE_COLUMNS = ("images", "image")
+"""Names of images. Several columns may be mapped to one of them; their values are taken in the order of the recipe."""
+
+BESIDES = (*IMAGE_COLUMNS, "system", "tools", "objects")
+"""Names that every layout, and a format of one's own, may have besides its own."""
 
 
 @attrs.frozen
@@ -83,14 +86,14 @@ def find_mistakes(columns: Mapping[str, str], placeholders: frozenset[str] | Non
         columns: A data set's name to a name that is read, or to "unused".
         placeholders: Names of data.custom_prompt_format, which takes the place of the layouts; None without one.
     """
-    known = [*COLUMNS, UNUSED] if placeholders is None else ["images", "image", "system", "tools", "objects", UNUSED]
+    known = [*(COLUMNS if placeholders is None else BESIDES), UNUSED]
     known += sorted((placeholders or frozenset()) - set(known))
     for column, name in columns.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
             yield f"data.columns.{column}: found {name!r}, which nothing reads; {hint}"
-    targets = [name for name in columns.values() if name not in (UNUSED, *GATHERED)]
+    targets = [name for name in columns.values() if name not in (UNUSED, *IMAGE_COLUMNS)]
     for name in sorted({name for name in targets if targets.count(name) > 1}):
         twice = " and ".join(column for column, target in columns.items() if target == name)
         yield f"data.columns: found {twice} as {name!r}; only images are gathered from several columns"
@@ -125,7 +128,7 @@ def rename_columns(row: Row, columns: Mapping[str, str], source: str) -> Row:
                 f'aside ({name} = "{UNUSED}")'
             )
             raise SampleError(msg)
-        if name in GATHERED:
+        if name in IMAGE_COLUMNS:
             gathered.setdefault(name, []).append(row[column])
         else:
             renamed[name] = row[column]

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import attrs
 
 from ..data.format.boxes import BOX_MARK
-from ..data.format.pictures import IMAGE_COLUMNS
 from ..data.format.samples import Preferences
 from ..data.opening import read_rows
 from ..data.readers.sources import FILE_SUFFIXES, has_one_split
@@ -22,6 +21,7 @@ from ..data.rows import RowDataset
 from ..errors import OutOfMemoryError, RecipeError, SampleError, SplitError, VloraError
 from ..estimate.plan import make_plan
 from ..models import look_at_image
+from ..recipe.columns import IMAGE_COLUMNS
 from ..recipe.parse import parse_recipe
 from ..recipe.schema import DataSection, Recipe
 from ..recipe.suggest import (

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import attrs
 
-from ..data.format.pictures import IMAGE_COLUMNS, list_images
+from ..data.format.pictures import list_images
 from ..data.format.preferences import BETTER, MARKS, WORSE, WORSE_ONLY
 from ..data.readers.inline_images import begins_picture, is_inline
 from ..data.readers.sources import IMAGE_SUFFIXES
+from ..recipe.columns import IMAGE_COLUMNS
 
 MEANINGS = {
     "image": ("photo", "picture", "pic", "img", "image_path", "img_path", "file", "filename", "file_name", "path"),
@@ -224,7 +225,7 @@ def _is_named_image(name: str, values: Sequence[Any]) -> bool:
     is_other = (
         all(isinstance(value, str) and OTHER_FILE.search(value) for value in values) and plain not in IMAGE_COLUMNS
     )
-    return find_meaning(name) in ("image", *IMAGE_COLUMNS) and all(map(list_images, values)) and not is_other
+    return find_meaning(name) in IMAGE_COLUMNS and all(map(list_images, values)) and not is_other
 
 
 def _name(raw: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, Guess]:
@@ -232,7 +233,7 @@ def _name(raw: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, G
     found: dict[str, Guess] = {}
     for name in sorted(names, key=_likelihood):
         what = None if holds_lists(raw, name) and find_meaning(name) in MEANINGS else find_meaning(name)
-        if what is not None and what not in ("image", *IMAGE_COLUMNS, *(guess.meaning for guess in found.values())):
+        if what is not None and what not in (*IMAGE_COLUMNS, *(guess.meaning for guess in found.values())):
             found[name] = Guess(name, what, "by its name")
     return found
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import SampleError
-from ...recipe.columns import PLACEHOLDER
+from ...recipe.columns import IMAGE_COLUMNS, PLACEHOLDER
 from ...system.written_json import parse_json
 from ..values import Row, write_text
 from .layouts import Conversation, list_messages
 from .marks import IMAGE_TAG
-from .pictures import IMAGE_COLUMNS, own_images
+from .pictures import own_images
 
 
 def fill_row(prompt_format: str, row: Row, source: str) -> Conversation:

@@ -9,15 +9,12 @@ from typing import Any
 import attrs
 
 from ...errors import SampleError
-from ...recipe.columns import COLUMNS, is_there
+from ...recipe.columns import BESIDES, COLUMNS, is_there
 from ..values import Row, write_text
 from .content import parse_parts
 from .json_text import parse_if_json, parse_json, show
 from .messages import ROLES, Message, find_content, find_role
-from .pictures import IMAGE_COLUMNS, row_images
-
-BESIDES = (*IMAGE_COLUMNS, "system", "tools", "objects")
-"""Columns that every layout may have besides its own."""
+from .pictures import row_images
 
 
 @attrs.frozen

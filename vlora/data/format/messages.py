@@ -9,10 +9,11 @@ from typing import Any
 import attrs
 
 from ...errors import SampleError
+from ...recipe.columns import IMAGE_COLUMNS
 from .content import Given, first_of, merge_texts, only_one, read_content, take_thought, unread_of_content
 from .json_text import show
 from .marks import Mark
-from .pictures import IMAGE_COLUMNS, row_images, unread_beside
+from .pictures import row_images, unread_beside
 from .tool_calls import CALL_KEYS, Call, find_calls, read_calls
 
 ROLES = {

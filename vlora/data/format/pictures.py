@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import SampleError
-from ...recipe.columns import UNUSED
+from ...recipe.columns import IMAGE_COLUMNS, UNUSED
 from ..readers.inline_images import is_inline
 from ..values import Row
 from .json_text import parse_if_json
 
-IMAGE_COLUMNS = ("images", "image")
 _NAME_KEYS = ("url", "path", "image", "image_url")
 """Keys for the name of an image in an object that stands for it."""
 _OBJECT_KEYS = {*_NAME_KEYS, "bytes", "type"}

@@ -11,7 +11,7 @@ import attrs
 
 from ...arguments import expect_type
 from ...errors import SampleError
-from ...recipe.columns import COLUMNS, UNUSED, ColumnUse, is_there, original_use, rename_columns
+from ...recipe.columns import COLUMNS, IMAGE_COLUMNS, UNUSED, ColumnUse, is_there, original_use, rename_columns
 from ...types import Objects, Sample, Turn
 from ..values import Row
 from .blank_answers import refuse_blank
@@ -22,7 +22,7 @@ from .json_text import show
 from .layouts import Conversation, read_conversation
 from .lookalikes import looks_like_pictures
 from .messages import Draft, Message, read_message, unread_keys
-from .pictures import IMAGE_COLUMNS, file_name, own_images, row_images, unread_beside
+from .pictures import file_name, own_images, row_images, unread_beside
 from .placement import place_images
 from .preferences import WANTED, read_preference, refuse_pictures
 from .tool_calls import drop_gaps, drop_gaps_of_calls, read_tools

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import attrs
 
 from ...errors import SampleError
+from ...recipe.columns import IMAGE_COLUMNS
 from ...system.written_json import explain_json, parse_json
 from ..values import Row
 from .stream import Found
@@ -24,7 +25,6 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 TEXTS = {"txt": "text", "cls": "label"}
 """Endings of texts, and the columns that they are."""
 
-IMAGE_COLUMNS = ("image", "images")
 BLOCK = tarfile.BLOCKSIZE
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)

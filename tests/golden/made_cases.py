@@ -130,6 +130,7 @@ MADE: Mapping[str, Made] = {
         "take others of such; with eight heads none does here",
     ),
     "kimi_k25": Made(
+        architecture="KimiK25ForConditionalGeneration",
         settings={
             "tie_word_embeddings": False,
             "image_token_id": IMAGE_TOKEN,
@@ -314,6 +315,7 @@ MADE: Mapping[str, Made] = {
         note="transformers reads it in the layout that its script rewrites it to, whose names the folders have",
     ),
     "qwen3_omni_moe": Made(
+        architecture="Qwen3OmniMoeForConditionalGeneration",
         settings={"talker_config": {"spatial_merge_size": 2}},
         part="thinker",
         note="in transformers its thinker, which reads images and writes text, is trained by itself",

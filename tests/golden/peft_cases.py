@@ -53,6 +53,17 @@ EXCHANGES: Mapping[str, Exchange] = {
     ),
 }
 
+CALLED_OTHERWISE = {
+    "ernie4_5_moe_vl": "ernie4_5_vl_moe",
+    "fastvlm": "fast_vlm",
+    "got": "got_ocr2",
+    "inkling": "inkling_mm_model",
+    "multi_modality": "janus",
+    "nemotron_h_nano_omni": "nemotron_h_omni",
+    "phi4mm": "phi4_multimodal",
+}
+"""Families that are not compared and that transformers has under another name than mlx-vlm."""
+
 LEFT_OUT = {
     "deepseek_vl_v2": "transformers 5.23.0 makes no such model; of its parts it has the language model alone "
     "(deepseek_v2), which opens none of its checkpoints",
@@ -60,6 +71,11 @@ LEFT_OUT = {
     "and its successor (kimi_k25) has a tower with positions in time besides",
     "muse_spark": "transformers makes it, but vlora does not train it: its layers in mlx-vlm are Metal kernels, which "
     "have no gradients and run on no other device (muse_spark/language.py:9)",
+    **{
+        family: f"transformers calls it {name}, and the two were not compared yet; adapters are exported under the "
+        "names of the checkpoint"
+        for family, name in CALLED_OTHERWISE.items()
+    },
 }
 """Families that both vlora and transformers have and that are not compared, and why."""
 

@@ -105,7 +105,8 @@ def _notes(made: PeftAdapter, *, as_published: bool) -> list[str]:
         )
     elif made.places.names is None:
         notes.append(
-            "transformers knows this architecture by the code of its repository only; names are those of the checkpoint"
+            "vlora does not know transformers' names of this architecture; the folder has those of the checkpoint, for "
+            "models that the code of its repository opens"
         )
     elif made.places.names.like is not None:
         notes.append(

@@ -3,10 +3,12 @@
 from typing import Any
 
 import mlx.core as mx
+import mlx.optimizers as optim
 import numpy as np
 import pytest
 
-from vlora.train.arguments import check_step, check_sums
+from vlora import loss_fn
+from vlora.train.arguments import check_step, check_sums, check_training
 from vlora.types import TrainState
 
 STATE = TrainState(params={}, opt_state={}, step=mx.array(0))
@@ -38,3 +40,12 @@ def test_other_results_of_a_loss_are_refused(found: Any) -> None:
     """An array of two is no pair; a sum without a gradient is none."""
     with pytest.raises(TypeError, match=r"^the loss returned .*; return \(the sum"):
         check_sums(found)
+
+
+def test_an_optimizer_that_does_not_say_its_weight_decay() -> None:
+    """Parameters can be left out of a weight decay that is there to be read; without such parameters it need not be."""
+    check_training(optim.Optimizer(), loss_fn, None, ())
+    check_training(optim.SGD(0.1, weight_decay=0.1), loss_fn, None, {"norm.weight"})
+
+    with pytest.raises(TypeError, match="found Optimizer, which has no attribute weight_decay, and 1 parameter in"):
+        check_training(optim.Optimizer(), loss_fn, None, {"norm.weight"})

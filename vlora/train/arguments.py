@@ -1,7 +1,7 @@
 """What a loop of one's own gives to the step: slips are named before anything is traced."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -9,19 +9,26 @@ import mlx.optimizers as optim
 import numpy as np
 
 from ..arguments import expect_type
+from ..system.nouns import with_noun
 from ..types import Batch, TrainState
 from .objectives.objective import Objective
 
 
-def check_training(optimizer: object, loss: object, max_grad_norm: float | None) -> None:
+def check_training(optimizer: object, loss: object, max_grad_norm: float | None, undecayed: Collection[str]) -> None:
     """Check what a training step is made of.
 
     Raises:
-        TypeError: The optimizer or the loss is none.
+        TypeError: The optimizer or the loss is none, or nothing says how much the optimizer lets parameters decay.
         ValueError: The largest norm is not above 0.
     """
     expect_type(optimizer, optim.Optimizer, "make_train_step, optimizer", "give one as make_optimizer makes it")
     check_loss(loss)
+    if undecayed and not hasattr(optimizer, "weight_decay"):
+        msg = (
+            f"make_train_step, optimizer: found {type(optimizer).__name__}, which has no attribute weight_decay, and "
+            f"{with_noun(len(undecayed), 'parameter')} in undecayed; keep its weight decay there, or leave them out"
+        )
+        raise TypeError(msg)
     if max_grad_norm is not None and not max_grad_norm > 0:
         msg = f"make_train_step, max_grad_norm: found {max_grad_norm}; give a norm above 0, or None to clip nothing"
         raise ValueError(msg)

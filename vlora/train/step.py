@@ -85,7 +85,7 @@ def make_train_step(
     Raises:
         TypeError, ValueError: What it or the step is given is of another kind, or no norm or rate to take a step with.
     """
-    check_training(optimizer, loss, max_grad_norm)
+    check_training(optimizer, loss, max_grad_norm, undecayed)
     return TrainStep(
         backbone,
         loss,

@@ -92,6 +92,9 @@ def test_routers_and_heads_are_matched_by_name_only() -> None:
     assert not any(is_router(name) or is_head(name) for name in found("qwen3_vl_moe", "re:language_model.*"))
     assert not any(is_router(name) or is_head(name) for name in found("llava", "all-linear"))
     assert found("qwen3_vl_moe", "lm_head") == ["language_model.lm_head"]
+    ernie = "ernie4_5_moe_vl"  # which has a second one, of the experts for images
+    assert found(ernie, "gate_1")
+    assert not any(name.endswith(".gate_1") for name in found(ernie, "re:language_model.*"))
 
 
 def test_names_suffixes_and_patterns() -> None:

@@ -235,6 +235,29 @@ MADE: Mapping[str, Made] = {
         "with few channels; keys and values of the last two layers, which nothing reads, are left out, as transformers "
         "has none",
     ),
+    "ernie4_5_moe_vl": Made(
+        settings={
+            "model_type": "ernie4_5_vl_moe",
+            "text_config": {
+                "model_type": "ernie4_5_vl_moe_text",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "vocab_size": 128,
+                "rms_norm_eps": 1e-6,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]},
+                "moe_num_experts": 4,
+                "moe_intermediate_size": [64, 32],
+                "moe_k": 2,
+                "moe_num_shared_experts": 1,
+                "mlp_layer_types": ["dense", "sparse", "dense"],
+            },
+            "vision_config": {"model_type": "ernie4_5_vl_moe_vision", "intermediate_size": 64},
+        },
+        spelled={"model.vision_model.": "vision_model."},
+    ),
     "deepseekocr_2": Made(
         architecture="DeepseekOCR2ForCausalLM",
         settings={

@@ -127,6 +127,10 @@ def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
         if "mm_token_type_ids" in known:
             marked = case.marked or (getattr(model.config, "image_token_id", IMAGE_TOKEN),)
             inputs["mm_token_type_ids"] = torch.isin(tokens, torch.tensor(marked)).long()
+        if "moe_mm_token_type_ids" in known:
+            # ERNIE's experts for images read what stands before and behind them too.
+            ends = [model.config.image_token_id, model.config.image_start_token_id, model.config.image_end_token_id]
+            inputs["moe_mm_token_type_ids"] = torch.isin(tokens, torch.tensor(ends)).int()
         if case.part:
             # Qwen3-Omni's thinker gives images positions of their own only beside a mask.
             inputs["attention_mask"] = torch.ones_like(tokens)

@@ -54,7 +54,6 @@ EXCHANGES: Mapping[str, Exchange] = {
 }
 
 CALLED_OTHERWISE = {
-    "ernie4_5_moe_vl": "ernie4_5_vl_moe",
     "fastvlm": "fast_vlm",
     "got": "got_ocr2",
     "inkling": "inkling_mm_model",

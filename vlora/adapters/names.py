@@ -70,7 +70,7 @@ MLP_NAMES = frozenset({"mlp", "feed_forward", "ffn", "shared_mlp", "block_sparse
 MLP_CLASSES = ("mlp", "moe", "feedforward")
 """What the names of their classes end with, where a layer calls whatever it has by one name."""
 
-ROUTERS = ("gate", "router", "shared_expert_gate")
+ROUTERS = ("gate", "gate_1", "router", "shared_expert_gate")
 """Parts of the names of layers that choose experts. An adapter there moves tokens between experts;
 gate projections of MLPs have other names (gate_proj)."""
 

@@ -10,7 +10,10 @@ from vlora.models.families.registry import describe_family
 
 
 def test_positions_and_types_are_the_models_own() -> None:
-    """Positions are those of the model's own index, axis first; image tokens are of type 1. The forward uses both."""
+    """Positions are those of the model's own index, axis first; the forward uses both.
+
+    Tokens of images, and those before and behind them, are of type 1.
+    """
     module = build(FAMILIES["ernie4_5_moe_vl"])
     module.eval()
     example = examples(FAMILIES["ernie4_5_moe_vl"])[1]
@@ -22,7 +25,9 @@ def test_positions_and_types_are_the_models_own() -> None:
 
     assert fields["position_ids"].shape == (3, 1, len(example.tokens))
     assert mx.array_equal(mx.moveaxis(fields["position_ids"], 0, -1), own)
-    np.testing.assert_array_equal(np.array(fields["token_type_ids"])[0] == 1, example.placeholders)
+    of_images = np.isin(example.tokens, [module.config.image_start_token_id, module.config.image_end_token_id])
+    assert of_images.sum() == 2 * len(example.inputs["image_grid_thw"])
+    np.testing.assert_array_equal(np.array(fields["token_type_ids"])[0] == 1, of_images | example.placeholders)
     shifted = {**fields, "position_ids": mx.flip(fields["position_ids"], axis=-1)}
     found, other = (forward_ernie(module, tokens, given) for given in (fields, shifted))
     assert found.shape[:2] == (1, len(example.tokens))

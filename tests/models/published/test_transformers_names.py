@@ -75,6 +75,22 @@ def test_attention_that_was_published_as_one_is_divided() -> None:
         assert names.convert({name: rows[1:]}) == {}
 
 
+def test_experts_for_text_and_for_images_are_joined_apart() -> None:
+    """ERNIE publishes both kinds in one list, of which the first half reads text."""
+    experts = {
+        f"model.layers.1.mlp.experts.{number}.{part}_proj.weight": mx.full((3, 2), 10 * number + place)
+        for number in range(4)
+        for place, part in enumerate(("gate", "up"))
+    }
+    found = names_of("ernie4_5_moe_vl").convert(experts)
+    layer = "model.language_model.layers.1.mlp"
+    assert set(found) == {f"{layer}.{kind}_moe.experts.gate_up_proj" for kind in ("text", "vision")}
+    for kind, numbers in (("text", (0, 1)), ("vision", (2, 3))):
+        stack = found[f"{layer}.{kind}_moe.experts.gate_up_proj"]
+        assert stack.shape == (2, 6, 2)
+        assert stack[:, ::3, 0].tolist() == [[10 * number, 10 * number + 1] for number in numbers]
+
+
 def test_names_that_peft_renames_again_are_spelled_otherwise() -> None:
     """Where a rule acts on what it has made, PEFT is given the name that the rule makes of the right one."""
     names = names_of("unlimited_ocr")

@@ -23,7 +23,7 @@ HEADS = ("num_attention_heads", "heads", "num_heads")
 WITHOUT: Mapping[str, str] = {"granite4_vision": "shared_mlp"}
 """Parts that published models of an architecture may have, and transformers' never: the layers of a hybrid Granite."""
 
-OWN_NAMES: Mapping[str, str] = {"deepseekocr_2": "deepseek_ocr2"}
+OWN_NAMES: Mapping[str, str] = {"deepseekocr_2": "deepseek_ocr2", "ernie4_5_moe_vl": "ernie4_5_vl_moe"}
 """What transformers calls architectures that mlx-vlm calls otherwise."""
 
 AUTO = "AutoModelForImageTextToText"
@@ -235,6 +235,14 @@ def _compute(
         if name == "MergeModulelist":
             arrays = [mx.stack(stack, axis=axis) for stack in stacks]
             made = arrays[:1]
+        elif name == "ErnieFuseAndSplitTextVisionExperts":
+            # Half of the experts read text, the others images.
+            made = [
+                mx.concatenate(
+                    [mx.stack(half, axis=settings["stack_dim"]) for half in halves], axis=settings["concat_dim"]
+                )
+                for halves in zip(*(_halve(stack) for stack in stacks), strict=True)
+            ]
         elif name == "Concatenate" and not settings.get("num_shards_attribute"):
             made = [mx.concatenate(arrays, axis=axis)]
         elif name == "Chunk" and not settings.get("num_shards_attribute"):
@@ -261,6 +269,11 @@ def _compute(
         target.replace(first, part.replace("\\.", "."), 1): value
         for part, value in zip(step.targets, made, strict=True)
     }
+
+
+def _halve(stack: list[mx.array]) -> tuple[list[mx.array], list[mx.array]]:
+    first = -(-len(stack) // 2)
+    return stack[:first], stack[first:]
 
 
 def _count_rows(target: str, config: Mapping[str, Any]) -> int:

@@ -136,6 +136,12 @@ def test_models_that_a_script_rewrites_have_the_names_of_that_layout(tmp_path: P
     [
         ("deepseekocr_2", "DeepseekOCR2ForCausalLM", "q_proj", "model.layers.0.self_attn.q_proj"),
         ("unlimited_ocr", "UnlimitedOCRForCausalLM", "q_proj", "model.layers.0.self_attn.q_proj"),
+        (
+            "ernie4_5_moe_vl",
+            "Ernie4_5_VLMoeForConditionalGeneration",
+            "q_proj",
+            "model.layers.0.self_attn.q_proj",
+        ),
         ("molmo2", "Molmo2ForConditionalGeneration", "att_proj", "model.transformer.blocks.0.self_attn.att_proj"),
     ],
 )

@@ -14,6 +14,7 @@ from vlora.export.vllm import check_vllm, find_vllm_rank, to_vllm, vllm_usage
 from vlora.models.published.places import Places
 
 QWEN, MISTRAL = "Qwen3VLForConditionalGeneration", "Mistral3ForConditionalGeneration"
+ERNIE = "Ernie4_5_VLMoeForConditionalGeneration"
 PLAIN: dict[str, Any] = {
     "base_model_name_or_path": "some/model",
     "alpha_pattern": {},
@@ -42,6 +43,7 @@ def adapter(outside: tuple[str, ...] = (), **config: Any) -> PeftAdapter:
         (QWEN, adapter(rank_pattern={"x": 600}), "ranks up to 512, and the adapter has 600"),
         ("Gemma3nForConditionalGeneration", adapter(), "no adapters of Gemma3nForConditionalGeneration models"),
         ("MllamaForConditionalGeneration", adapter(), "no class for MllamaForConditionalGeneration models"),
+        (ERNIE, adapter(target_modules=["model.layers.1.mlp.experts.0.up_proj"]), f"finds no experts of {ERNIE}"),
         (MISTRAL, adapter(("model.vision_tower.x",)), f"passes over adapters of {MISTRAL} towers"),
     ],
 )

@@ -64,13 +64,9 @@ class Reader:
 
 def is_misplaced(name: str) -> bool:
     """Whether a language model's layer lies where none does: behind its prefix, vLLM's have `model` and `lm_head`."""
-    first, _, rest = name.partition(".")
-    begins = rest.partition(".")[0]
-    return (
-        begins not in ("model", "lm_head")
-        if first == "language_model"
-        else (first, begins) == ("model", "language_model")
-    )
+    first, *rest = name.split(".")
+    is_inner = first == "language_model" and rest[:1] not in (["model"], ["lm_head"])
+    return is_inner or "language_model" in rest[:2]
 
 
 def read_names(file: Path) -> list[str]:

@@ -27,8 +27,19 @@ THINKER = {
 """Of Qwen3-Omni vLLM knows the names of the whole model, as they were published, and not those of its part."""
 
 
-PUBLISHED = frozenset({"DeepseekOCR2ForCausalLM", "Molmo2ForConditionalGeneration", "UnlimitedOCRForCausalLM"})
+PUBLISHED = frozenset(
+    {
+        "DeepseekOCR2ForCausalLM",
+        "Ernie4_5_VLMoeForConditionalGeneration",
+        "Molmo2ForConditionalGeneration",
+        "UnlimitedOCRForCausalLM",
+    }
+)
 """Architectures whose classes know layers by published names, where transformers has others, or has parts of them."""
+
+
+EXPERTS_RENAMED = frozenset({"Ernie4_5_VLMoeForConditionalGeneration"})
+"""Architectures whose classes rename experts where they load weights, and not where they read an adapter's names."""
 
 
 def is_named_as_published(config: Mapping[str, Any]) -> bool:
@@ -102,6 +113,10 @@ def check_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> None:
         (
             outside and kind not in TOWERS,
             f"vLLM passes over adapters of {kind} towers and connectors, as on {next(iter(outside), '')}",
+        ),
+        (
+            kind in EXPERTS_RENAMED and any(".mlp.experts." in name for name in found["target_modules"]),
+            f"vLLM finds no experts of {kind} models by an adapter's names",
         ),
     )
     for applies, reason in reasons:

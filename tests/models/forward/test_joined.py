@@ -181,7 +181,7 @@ def test_a_card_has_whole_tiles(checkpoint: CheckpointFactory, monkeypatch: pyte
     joining, other = (make_trainable(checkpoint(family)).backbone for family in ("qwen3_vl", "gemma3"))
     unequal = [60 + 20 * row for row in range(16)]
     assert joining.length_multiple(unequal, 16) == 384
-    assert joining.length_multiple([360] * 16, 16) == other.length_multiple(unequal, 16) == SMALLEST_BUCKET
+    assert joining.length_multiple([380] * 16, 16) == other.length_multiple(unequal, 16) == SMALLEST_BUCKET
 
     monkeypatch.setattr(joined, "on_cuda", lambda: True)
     assert joining.length_multiple([60 + 2 * row for row in range(16)], 16) == TILE
@@ -220,6 +220,16 @@ def test_a_run_traces_few_shapes(n_rows: int, is_card: bool, monkeypatch: pytest
         shapes.add((length, n_joined, bucket_targets(n_targets, n_rows * length)))
 
     assert len(shapes) <= 200
+
+
+def test_photos_with_short_answers_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty batches whose longest rows differ by a tenth: all are joined, and none has a shape of its own."""
+    monkeypatch.setattr(joined, "on_cuda", lambda: True)
+    rng = np.random.default_rng(0)
+    chosen = [choose_joined((270 + 5 * rng.integers(12, 41, 16)).tolist(), 16) for _ in range(60)]
+
+    assert None not in chosen
+    assert len(set(chosen)) <= 3
 
 
 @pytest.mark.parametrize("family", ["paligemma", "gemma3"])

@@ -24,8 +24,10 @@ JOINED, SOURCES = "joined_places", "joined_sources"
 """Inputs of a language model: i32[B T], where in the joined row each place of the batch stands, -1 where nowhere; and
 i32[N], which place of the batch stands at each place of the joined row."""
 
-MOST_PLACES = 0.9
-"""Places of the joined row, over those of the batch, from which on moving them is not worth it."""
+MOST_PLACES = 0.96
+"""Places of the joined row, over those of the batch, from which on moving them is not worth it. Batches that are not
+joined have shapes of their own: of 60 steps of 16 rows with photos and short answers, 0.9 made 5.6 shapes and this 3.4
+(simulated), each of which takes an H200's host 0.2 to 0.3 s to trace."""
 
 POSITIONS = "position_ids"
 

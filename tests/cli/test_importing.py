@@ -1,6 +1,7 @@
 """Imports of what carries out a recipe."""
 
 import gc
+import sys
 
 import pytest
 
@@ -35,6 +36,18 @@ def test_the_garbage_collector_waits_for_imports(collects: bool) -> None:
         assert gc.isenabled() == collects
     finally:
         (gc.enable if before else gc.disable)()
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_what_was_imported_is_left_out_of_collections(is_own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process is vlora's alone; another program's objects go on to be collected."""
+    calls: list[bool] = []
+    monkeypatch.setattr(gc, "freeze", lambda: calls.append(gc.isenabled()))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "vlora" if is_own else "pytest"])
+    with importing(parse_recipe(RECIPE)):
+        pass
+
+    assert calls == [False] * is_own
 
 
 def test_rows_are_looked_for_where_they_are_needed() -> None:

@@ -114,7 +114,7 @@ def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list
     train, n_rows, encoder = recipe.train, len(data.train), data.encoder.with_image_keys()
     per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
     # Found before threads ask for it.
-    shape = backbone.shape_of_batch if backbone.joins else None
+    multiple = backbone.length_multiple if backbone.joins else None
     with WorkerPool(count_workers(recipe.data.workers)) as workers:
         reader = DataLoader(
             train=data.train,
@@ -124,7 +124,7 @@ def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list
             # Both answers of a pair show one image, by its key.
             encode=lambda sample: tuple(map(backbone.prepare, encode_answers(encoder, sample))),
             prepare_batch=backbone.prepare_batch,
-            shape=shape,
+            multiple=multiple,
         )
         plan = step_batches(
             n_rows,

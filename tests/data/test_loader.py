@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 import attrs
-import numpy as np
 import pytest
 
 from tests.data.loading import BAD, N_ROWS, make_loader, make_rows
@@ -11,7 +10,6 @@ from vlora.data.collate import make_stand_in
 from vlora.data.packing import PackedSteps
 from vlora.data.prefetch import WorkerPool
 from vlora.errors import SampleError
-from vlora.ops.buckets import bucket_share
 from vlora.types import RowMark
 
 
@@ -41,22 +39,20 @@ def test_batches_follow_their_plan(workers: WorkerPool) -> None:
     assert [(row.source, row.mark) for row in batch.rows] == [("valid row 0", None), ("valid row 1", None)]
 
 
-def test_shapes_are_those_that_are_asked_for(workers: WorkerPool) -> None:
-    """The loader asks for the rows of each batch: the length, and the places that the head's are a share of."""
+def test_lengths_are_multiples(workers: WorkerPool) -> None:
+    """Of what the loader is told for the rows of a batch."""
     rows = make_rows()
     told: list[tuple[list[int], int]] = []
 
-    def whole_tiles(counts: Sequence[int], n_rows: int) -> tuple[int, int | None]:
+    def whole_tiles(counts: Sequence[int], n_rows: int) -> int:
         told.append((list(counts), n_rows))
-        return 128, 200
+        return 128
 
     loader = make_loader(workers, rows)
     ((short,),) = loader.collate(rows, [[[0, 1]]], 1)
-    ((long,),) = attrs.evolve(loader, shape=whole_tiles).collate(rows, [[[0, 1]]], 1)
+    ((long,),) = attrs.evolve(loader, multiple=whole_tiles).collate(rows, [[[0, 1]]], 1)
 
     assert (short.tokens.shape[1], long.tokens.shape[1]) == (32, 128)
-    n_supervised = int(np.array(long.targets.weights).sum())
-    assert long.targets.ids.size == bucket_share(n_supervised, 200)
     assert told == [([len(row.tokens) for row in long.rows], long.tokens.shape[0])]
 
 

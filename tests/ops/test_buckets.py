@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.ops.buckets import SHARE_MULTIPLE, bucket_examples, bucket_length, bucket_share, bucket_targets
+from vlora.ops.buckets import bucket_examples, bucket_length, bucket_targets
 
 
 @given(st.integers(1, 10**7))
@@ -47,22 +47,6 @@ def test_bucket_targets(n_positions: int, n_targets: int) -> None:
 def test_the_head_runs_at_seven_numbers_of_places(n_positions: int) -> None:
     """Every number of supervised tokens counted."""
     assert len({bucket_targets(count, n_positions) for count in range(n_positions + 1)}) <= 7
-
-
-@given(st.integers(1, 10**6), st.integers(0, 10**6))
-def test_bucket_share(n_places: int, n_targets: int) -> None:
-    """The head runs at no fewer places than are asked for, at twice as many at most where they are many."""
-    n_targets = min(n_targets, n_places)
-    chosen = bucket_share(n_targets, n_places)
-
-    assert n_targets <= chosen <= n_places
-    assert chosen <= max(2 * n_targets, n_places / 32) + SHARE_MULTIPLE
-
-
-@pytest.mark.parametrize("n_places", [1, 100, 2048, 6656])
-def test_a_joined_row_has_seven_numbers_of_places(n_places: int) -> None:
-    """Every number of supervised tokens counted."""
-    assert len({bucket_share(count, n_places) for count in range(n_places + 1)}) <= 7
 
 
 def test_longer_prompts_are_no_other_number_of_places() -> None:

@@ -10,16 +10,12 @@ import numpy.typing as npt
 
 from ..arguments import expect_type
 from ..errors import BatchError
-from ..ops.buckets import SMALLEST_BUCKET, bucket_examples, bucket_length, bucket_share, bucket_targets
+from ..ops.buckets import SMALLEST_BUCKET, bucket_examples, bucket_length, bucket_targets
 from ..types import Batch, Example, IntArray, Targets, positions_of
 
 
 def collate(
-    examples: Sequence[Example],
-    batch_size: int | None = None,
-    pad_id: int = 0,
-    multiple: int = SMALLEST_BUCKET,
-    n_joined: int | None = None,
+    examples: Sequence[Example], batch_size: int | None = None, pad_id: int = 0, multiple: int = SMALLEST_BUCKET
 ) -> Batch:
     """Pad examples on the right to one bucket.
 
@@ -29,7 +25,6 @@ def collate(
             last batch of an epoch needs no trace of its own.
         pad_id: Token id written where there is none; no result depends on it.
         multiple: As for `bucket_length`.
-        n_joined: Places of the row to which the model joins those of the batch; None where it does not.
 
     Returns:
         The batch; a row's first token is never a target, because nothing precedes it.
@@ -41,7 +36,7 @@ def collate(
     n_rows = batch_size or len(examples)
     _check(examples, len(examples), n_rows)
     length = bucket_length(max(1, *(len(example.tokens) - 1 for example in examples)), multiple)
-    return _fill(examples, [(row, 0) for row in range(len(examples))], (n_rows, length), pad_id, n_joined)
+    return _fill(examples, [(row, 0) for row in range(len(examples))], (n_rows, length), pad_id)
 
 
 def make_stand_in(token: int) -> Batch:
@@ -120,13 +115,7 @@ def _check_columns(example: Example, first: Example) -> None:
             raise BatchError(msg)
 
 
-def _fill(
-    examples: Sequence[Example],
-    starts: Sequence[tuple[int, int]],
-    shape: tuple[int, int],
-    pad_id: int,
-    n_joined: int | None = None,
-) -> Batch:
+def _fill(examples: Sequence[Example], starts: Sequence[tuple[int, int]], shape: tuple[int, int], pad_id: int) -> Batch:
     """Write examples at their places (row, first place), later ones over the ends of earlier ones."""
     n_rows, length = shape
     tokens = np.full(shape, pad_id, dtype=np.int32)
@@ -138,8 +127,7 @@ def _fill(
         valid[row, start:end] = True
         befores.append(np.flatnonzero(example.supervised[1:]))
     first_places = [row * length + start for row, start in starts]
-    n_supervised = sum(len(before) for before in befores)
-    n_targets = bucket_share(n_supervised, n_joined) if n_joined else bucket_targets(n_supervised, n_rows * length)
+    n_targets = bucket_targets(sum(len(before) for before in befores), n_rows * length)
     return Batch(
         tokens=mx.array(tokens),
         valid=mx.array(valid),

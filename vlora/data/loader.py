@@ -53,8 +53,7 @@ class DataLoader:
         batch_size: Rows of a batch.
         stand_in: Makes the batch that a rank without a row runs; without one there is no batch then.
         examples_per_row: Examples of a row, as a rule at most: what is made of a batch has room for them.
-        shape: Says, from the tokens of each example and the batch's rows, what a padded length is a multiple of, and
-            how many places the row has to which the model joins them; None where it does not.
+        multiple: Says what a padded length is a multiple of, from the tokens of each example and the batch's rows.
         workers: Threads that encode ahead.
         encode: Makes the examples of a sample; called by several threads. Several of them belong together, such as the
             two answers of a pair: they stay in one microbatch, whatever the order of the rows.
@@ -76,7 +75,7 @@ class DataLoader:
     join: Callable[[list[tuple[Example, ...]]], list[Example]] = flatten
     stand_in: Callable[[], Batch] | None = None
     examples_per_row: int = 1
-    shape: Callable[[Sequence[int], int], tuple[int, int | None]] | None = None
+    multiple: Callable[[Sequence[int], int], int] | None = None
     skipped: list[str] = attrs.field(factory=list, init=False)
     first_cuts: tuple[Cut, ...] = attrs.field(default=(), init=False)
     _n_told: int = attrs.field(default=0, init=False)
@@ -110,8 +109,8 @@ class DataLoader:
 
     def _collate(self, examples: list[Example], n_rows: int) -> Batch:
         counts = [len(example.tokens) for example in examples]
-        multiple, n_joined = (SMALLEST_BUCKET, None) if self.shape is None else self.shape(counts, n_rows)
-        return collate(examples, n_rows, multiple=multiple, n_joined=n_joined)
+        multiple = SMALLEST_BUCKET if self.multiple is None else self.multiple(counts, n_rows)
+        return collate(examples, n_rows, multiple=multiple)
 
     def read(self, rows: RowDataset, indices: Iterable[int], n_ahead: int) -> Iterator[tuple[Example, ...] | None]:
         """Encode rows ahead, and give the examples of each in its turn; None of those that are skipped."""

@@ -1,7 +1,5 @@
 """Rounds lengths and counts up to one of few values, so that a run traces few shapes. Pure."""
 
-import math
-
 SMALLEST_BUCKET = 32
 """Shortest padded length in tokens: a trace for shorter rows would cost more than it saves."""
 
@@ -10,10 +8,6 @@ BUCKETS_PER_OCTAVE = 8
 
 FEWEST_SELECTED = 16
 """Smallest share of a batch's places at which the head runs: fewer different numbers need fewer traces."""
-
-SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 2 / 3, 1)
-SHARE_MULTIPLE = 64
-"""Narrower products leave parts of a GPU idle."""
 
 
 def bucket_length(n_tokens: int, multiple: int = SMALLEST_BUCKET) -> int:
@@ -47,17 +41,6 @@ def bucket_targets(n_targets: int, n_positions: int) -> int:
             break
         size *= 2
     return min(size, n_positions)
-
-
-def bucket_share(n_targets: int, n_places: int) -> int:
-    """Round the number of places at which the head runs up to one of seven shares of a joined row's places.
-
-    Longer rows have more to predict: batches that are joined to rows of one length mostly have one share. Of 120
-    batches of 16 rows (simulated: short and long answers to photos, documents and conversations) these make a tenth to
-    a fifth fewer shapes than numbers that do not depend on the joined row, with as much padding in the mean.
-    """
-    sizes = (math.ceil(n_places * share / SHARE_MULTIPLE) * SHARE_MULTIPLE for share in SHARES)
-    return min(n_places, next(size for size in sizes if size >= n_targets))
 
 
 def bucket_examples(n_examples: int) -> int:

@@ -76,7 +76,7 @@ def make_loader(
         stand_in=stand_in if (is_linked and n_devices > 1) or backbone.shards is not None else None,
         examples_per_row=count_examples(recipe, data.train),
         # Found here, before threads ask: it replaces parts of the model for a moment.
-        shape=backbone.shape_of_batch if backbone.joins else None,
+        multiple=backbone.length_multiple if backbone.joins else None,
     )
 
 

@@ -28,7 +28,7 @@ from vlora.models.forward.joined import (
 )
 from vlora.models.forward.lm_inputs import LAYOUTS, SEGMENTS, PadSpec
 from vlora.models.forward.segments import PLACES, ROWS
-from vlora.ops.buckets import SMALLEST_BUCKET, bucket_length, bucket_share, bucket_targets
+from vlora.ops.buckets import SMALLEST_BUCKET, bucket_length, bucket_targets
 from vlora.recipe.schema import OptimSection
 from vlora.types import Batch
 
@@ -180,12 +180,13 @@ def test_a_card_has_whole_tiles(checkpoint: CheckpointFactory, monkeypatch: pyte
     """Where the padding is not computed; of other models, and of like rows, as little padding as before."""
     joining, other = (make_trainable(checkpoint(family)).backbone for family in ("qwen3_vl", "gemma3"))
     unequal = [60 + 20 * row for row in range(16)]
-    assert joining.shape_of_batch(unequal, 16) == choose_joined(unequal, 16) == (384, 3456)
-    assert joining.shape_of_batch([380] * 16, 16) == other.shape_of_batch(unequal, 16) == (SMALLEST_BUCKET, None)
+    assert joining.length_multiple(unequal, 16) == 384
+    assert joining.length_multiple([380] * 16, 16) == other.length_multiple(unequal, 16) == SMALLEST_BUCKET
 
     monkeypatch.setattr(joined, "on_cuda", lambda: True)
+    assert joining.length_multiple([60 + 2 * row for row in range(16)], 16) == TILE
     chosen = choose_joined([60 + 2 * row for row in range(16)], 16)
-    assert joining.shape_of_batch([60 + 2 * row for row in range(16)], 16) == chosen == (TILE, 10 * TILE)
+    assert chosen == (TILE, 10 * TILE)
     plan = plan_joined([(row, 0, 60 + 2 * row) for row in range(16)], (16, 96), chosen[1])
     assert plan[ROWS].shape == (16, TILE)
 
@@ -216,8 +217,7 @@ def test_a_run_traces_few_shapes(n_rows: int, is_card: bool, monkeypatch: pytest
         counts = rng.integers(30, 2000, n_rows).tolist()
         length, n_joined = choose_joined(counts, n_rows) or (bucket_length(max(counts) - 1), 0)
         n_targets = int(sum(counts) * rng.uniform(0.05, 0.3))
-        n_selected = bucket_share(n_targets, n_joined) if n_joined else bucket_targets(n_targets, n_rows * length)
-        shapes.add((length, n_joined, n_selected))
+        shapes.add((length, n_joined, bucket_targets(n_targets, n_rows * length)))
 
     assert len(shapes) <= 200
 

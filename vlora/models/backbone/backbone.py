@@ -143,15 +143,15 @@ class MlxVlmBackbone(Embedder):
             limits.append(int(scaling["original_max_position_embeddings"]))
         return min(limits, default=sys.maxsize)
 
-    def shape_of_batch(self, counts: Sequence[int], n_rows: int) -> tuple[int, int | None]:
-        """Say what padded rows' length should be a multiple of, and the places of their joined row; few shapes in all.
+    def length_multiple(self, counts: Sequence[int], n_rows: int) -> int:
+        """Say what the length of padded rows should be a multiple of, so that few shapes are traced.
 
         Args:
             counts: Tokens of each example.
             n_rows: Rows of the batch.
         """
         chosen = self._choose_joined(counts, n_rows)
-        return (SMALLEST_BUCKET, None) if chosen is None else chosen
+        return SMALLEST_BUCKET if chosen is None else chosen[0]
 
     def _choose_joined(self, counts: Sequence[int], n_rows: int) -> tuple[int, int] | None:
         chosen = choose_joined(counts, n_rows) if self.joins else None

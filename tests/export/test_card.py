@@ -86,3 +86,11 @@ def test_a_card_claims_nothing_of_a_model_of_which_nothing_is_known() -> None:
     text = write_card(Described(repo="me/cats", base="a model", has_hub_base=False, is_adapter=False, method=None))
     assert "do not say of which model, and how it was trained" in text
     assert "full fine-tuning" not in text
+
+
+def test_peft_is_given_a_base_that_transformers_opens() -> None:
+    """Where transformers opens a base only in a layout of its own, PEFT's lines name one in it, and no others do."""
+    text = write_card(attrs.evolve(CARD, like="other/model-hf"))
+    assert 'AutoModelForImageTextToText.from_pretrained("other/model-hf")' in text
+    assert 'load("some/model"' in text
+    assert 'from_pretrained("some/model")' in write_card(CARD)

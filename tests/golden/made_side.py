@@ -27,6 +27,8 @@ from .made_cases import MADE, join
 from .mlx_side import encode_rows
 from .stages import make_parser
 
+N_COLOURS = 3
+
 TINY: Mapping[str, TinyFamily] = {**FAMILIES, **WITH_STRIDES}
 """The tiny models."""
 
@@ -64,16 +66,16 @@ def reference_inputs(row: Example) -> dict[str, Any]:
 
     Where mlx-vlm takes a list of images of patches side by side (MiniCPM-V), transformers takes all in one line; the
     axes of positions (HunYuan) before the rows; patches (PaddleOCR-VL) without an axis of rows; grids of frames
-    (Kimi K2.5), of which an image is one; and patches that are pooled (Molmo 2) counted through all images.
+    (Kimi K2.5), of which an image is one; patches that are pooled (Molmo 2) counted through all images; and colours
+    (GOT) before rows of pixels.
     """
     inputs = dict(row.inputs)
     if PROMPT in inputs:
         inputs["input_ids"] = inputs.pop(PROMPT)
     if "image_token_pooling" in inputs:
         inputs["image_token_pooling"] = count_patches(inputs)
-    pixels = inputs.get("pixel_values")
-    if isinstance(pixels, np.ndarray) and pixels.ndim == 5 and "image_grid_thw" in inputs:
-        inputs["pixel_values"] = pixels[0]
+    if isinstance(inputs.get("pixel_values"), np.ndarray):
+        inputs["pixel_values"] = turn_pixels(inputs["pixel_values"], has_grids="image_grid_thw" in inputs)
     places = inputs.get("position_ids")
     if places is not None and places.ndim == 3:
         inputs["position_ids"] = np.swapaxes(places, 0, 1)
@@ -92,6 +94,13 @@ def reference_inputs(row: Example) -> dict[str, Any]:
         (images,), (sizes,) = inputs["pixel_values"], inputs["tgt_sizes"]
         return {"pixel_values": np.concatenate(images, axis=-1)[None], "target_sizes": sizes}
     return inputs
+
+
+def turn_pixels(pixels: np.ndarray[Any, Any], *, has_grids: bool) -> np.ndarray[Any, Any]:
+    """Leave out the axis of rows of patches, and give colours the place before rows of pixels."""
+    if pixels.ndim == 5 and has_grids:
+        return pixels[0]
+    return np.moveaxis(pixels, -1, 1) if pixels.ndim == 4 and pixels.shape[-1] == N_COLOURS else pixels
 
 
 def count_tiles(tiles: np.ndarray[Any, Any], grids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

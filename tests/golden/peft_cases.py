@@ -55,7 +55,6 @@ EXCHANGES: Mapping[str, Exchange] = {
 
 CALLED_OTHERWISE = {
     "fastvlm": "fast_vlm",
-    "got": "got_ocr2",
     "inkling": "inkling_mm_model",
     "multi_modality": "janus",
     "nemotron_h_nano_omni": "nemotron_h_omni",

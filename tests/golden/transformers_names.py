@@ -37,7 +37,7 @@ TOWERS = {"llava": ("pixtral", "siglip_vision_model"), "mistral3": ("pixtral",),
 PARTS = {"qwen3_omni_moe": "qwen3_omni_moe_thinker"}
 """Architectures of which a part of its own name reads images and writes text, from the whole's checkpoints."""
 
-OTHERWISE = ("deepseek_ocr2", "ernie4_5_vl_moe")
+OTHERWISE = ("deepseek_ocr2", "ernie4_5_vl_moe", "got_ocr2")
 """Architectures that mlx-vlm calls otherwise (`transformers_names.OWN_NAMES`)."""
 
 SETTINGS: dict[str, Any] = {
@@ -60,6 +60,7 @@ SETTINGS: dict[str, Any] = {
 }
 """What an architecture needs that its default configuration does not give."""
 
+_NECK = ("conv1", "layer_norm1", "conv2", "layer_norm2")
 _BEHIND = "model.multi_modal_projector."
 PUBLISHED: dict[str, tuple[tuple[str, str], ...]] = {
     "florence2": (
@@ -75,13 +76,24 @@ PUBLISHED: dict[str, tuple[tuple[str, str], ...]] = {
         (r"^image_pos_embed(?=\.)", f"{_BEHIND}image_position_embed"),
         (r"^image_proj_norm(?=\.)", f"{_BEHIND}image_proj_norm"),
         (r"^visual_temporal_embed(?=\.)", f"{_BEHIND}visual_temporal_embed"),
-    )
+    ),
+    "got_ocr2": (
+        (r"^model\.vision_tower_high\.net_2(?=\.)", f"{_BEHIND}conv_upsampler1"),
+        (r"^model\.vision_tower_high\.net_3(?=\.)", f"{_BEHIND}conv_upsampler2"),
+        (r"^model\.mm_projector_vary(?=\.)", f"{_BEHIND}multimodal_projector"),
+        (r"^model\.vision_tower_high(?=\.)", "model.vision_tower"),
+        (r"vision_tower\.blocks(?=\.)", "vision_tower.layers"),
+        (r"patch_embed\.proj(?=\.)", "patch_embed.projection"),
+        (r"\.norm(?=[12]\.)", ".layer_norm"),
+        *((rf"neck\.{place}(?=\.)", f"neck.{part}") for place, part in enumerate(_NECK)),
+        (r"^model(?=\.(?:embed_tokens|layers|norm)\.)", "model.language_model"),
+    ),
 }
 """How names of models become transformers' that a script of its repository converts, and not its loading: patterns,
 and what stands there instead. Florence-2's (convert_florence2_original_pytorch_to_hf.py) turns the projection besides,
 which is no layer in mlx-vlm and has no adapter."""
 
-LIKE = {"florence2": "florence-community/Florence-2-base"}
+LIKE = {"florence2": "florence-community/Florence-2-base", "got_ocr2": "stepfun-ai/GOT-OCR-2.0-hf"}
 """A base that such a script has rewritten."""
 
 UNUSED = re.compile(r"LayerNorm\.(gamma|beta)|\.weight_[gv]")

@@ -53,6 +53,7 @@ class Described:
         has_curves: Whether there is a picture of the losses.
         has_peft_form: Whether PEFT has a form for an adapter: it has none for added tokens.
         opener: transformers' class that opens the base.
+        like: A base in transformers' own layout, where it does not open published ones; None where it does.
         vllm_rank: What vLLM's --max-lora-rank has to be at least for an adapter; None if it takes no such adapter.
     """
 
@@ -73,6 +74,7 @@ class Described:
     has_curves: bool = False
     has_peft_form: bool = True
     opener: str = AUTO
+    like: str | None = None
     vllm_rank: int | None = None
 
 
@@ -209,6 +211,9 @@ def _use_in_peft(card: Described, base: str) -> list[str]:
     if not card.has_peft_form:
         return ["With transformers, which has no place for added tokens in an adapter, as one model (below)."]
     converted = "of a base that was converted for MLX, name the model that it was converted from here and with `--base`"
+    if card.like is not None:
+        converted = f"it opens a base only in a layout of its own, as `{card.like}` is"
+        base = card.like
     return [
         f"With transformers and PEFT, after it was written in their layout; {converted}:",
         _code("sh", "python -m vlora export adapter --to peft --out peft-adapter"),

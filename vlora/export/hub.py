@@ -305,6 +305,7 @@ def _describe(
         versions={name: version for name, version in find_versions().items() if name != "system"},
         has_peft_form=not config.get("added_tokens"),
         opener=AUTO if names is None else names.opener,
+        like=None if names is None else names.like,
         vllm_rank=find_vllm_rank(config),
     )
 

@@ -61,10 +61,10 @@ def to_peft(saved: Saved, *, as_published: bool = False) -> PeftAdapter:
     Raises:
         ModelError: PEFT has no form for a part of it, or transformers no such parameter.
     """
-    kind = saved.files.config.get("model_type")
+    kind = saved.files.model_type
     every, saved = saved.layers, _without_unread(saved)
     weights = [f"{layer}.weight" for layer in saved.layers]
-    alien = next((layer for layer in saved.layers if WITHOUT.get(str(kind)) in layer.split(".")), None)
+    alien = next((layer for layer in saved.layers if WITHOUT.get(kind) in layer.split(".")), None)
     if alien is not None:
         msg = f"{saved.path}: adapts {alien}, and transformers' model of the type {kind} has no such layer; {FUSE}"
         raise ModelError(msg)

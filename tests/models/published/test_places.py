@@ -1,5 +1,6 @@
 """An adapter's parameters are found in transformers', on a published folder and on a converted one alike."""
 
+import json
 from pathlib import Path
 
 import mlx.core as mx
@@ -39,3 +40,12 @@ def test_both_kinds_of_folders_lead_to_the_same_names(tmp_path: Path, family: st
         (expected,), (found,) = published.links[name], converted.links[name]
         assert found.other == expected.other
         assert published.names.knows(found.other)
+
+
+def test_a_published_spelling_of_a_family_leads_to_its_names(tmp_path: Path) -> None:
+    """The names are those of the family that mlx-vlm takes a spelling for."""
+    file = build_checkpoint("lfm2_vl", tmp_path) / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "model_type": "lfm2-vl"}))
+    layer = LAYERS["lfm2_vl"][0]
+    assert places_in(file.parent, [f"{layer}.weight"]).names is not None

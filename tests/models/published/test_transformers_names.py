@@ -3,6 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_vlm.utils import get_model_type
 
 from vlora.models.published.tracing import trace
 from vlora.models.published.transformers_names import TransformersNames, find_transformers_names
@@ -33,6 +34,15 @@ def names_of(model_type: str, tower: str | None = None) -> TransformersNames:
             "model.qwen2_model.model.model.layers.0.self_attn.q_proj.weight",
             "model.vision_tower.vision_encoder.layers.0.self_attn.q_proj.weight",
         ),
+        ("got", "model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
+        (
+            "got",
+            "model.vision_tower_high.blocks.1.attn.qkv.weight",
+            "model.vision_tower.layers.1.attn.qkv.weight",
+        ),
+        ("got", "model.vision_tower_high.neck.2.weight", "model.vision_tower.neck.conv2.weight"),
+        ("got", "model.vision_tower_high.net_3.weight", "model.multi_modal_projector.conv_upsampler2.weight"),
+        ("got", "model.mm_projector_vary.weight", "model.multi_modal_projector.multimodal_projector.weight"),
         ("florence2", "vision_tower.convs.2.proj.weight", "model.vision_tower.convs.2.conv.weight"),
         (
             "florence2",
@@ -49,6 +59,15 @@ def names_of(model_type: str, tower: str | None = None) -> TransformersNames:
 def test_names_are_renamed(model_type: str, published: str, expected: str) -> None:
     """Published by whatever version of transformers, a weight gets the name of version 5."""
     assert names_of(model_type).rename(published) == expected
+
+
+@pytest.mark.parametrize("spelling", ["lfm2-vl", "granite4-vision", "unlimited-ocr", "GOT"])
+def test_published_spellings_of_a_family_are_known_by_its_name(spelling: str) -> None:
+    """Where transformers has no architecture of a configuration's model_type, mlx-vlm's name of the family counts."""
+    config = {"model_type": spelling}
+    assert find_transformers_names(config) is None
+    assert find_transformers_names(config, get_model_type(config)) is not None
+    assert find_transformers_names({"model_type": "qwen2_vl"}, "molmo") is not None
 
 
 def test_other_towers_have_other_rules() -> None:

@@ -49,7 +49,7 @@ def find_places(
     Raises:
         ModelError: The folder's weights are broken, or the family's code cannot read them.
     """
-    names = find_transformers_names(files.config)
+    names = find_transformers_names(files.config, files.model_type)
     published = read_published_names(files, module)
     pieces, shapes = published.pieces, published.shapes
     if published.is_converted:

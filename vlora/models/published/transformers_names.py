@@ -23,7 +23,11 @@ HEADS = ("num_attention_heads", "heads", "num_heads")
 WITHOUT: Mapping[str, str] = {"granite4_vision": "shared_mlp"}
 """Parts that published models of an architecture may have, and transformers' never: the layers of a hybrid Granite."""
 
-OWN_NAMES: Mapping[str, str] = {"deepseekocr_2": "deepseek_ocr2", "ernie4_5_moe_vl": "ernie4_5_vl_moe"}
+OWN_NAMES: Mapping[str, str] = {
+    "deepseekocr_2": "deepseek_ocr2",
+    "ernie4_5_moe_vl": "ernie4_5_vl_moe",
+    "got": "got_ocr2",
+}
 """What transformers calls architectures that mlx-vlm calls otherwise."""
 
 AUTO = "AutoModelForImageTextToText"
@@ -201,21 +205,26 @@ class TransformersNames:
         return made
 
 
-def find_transformers_names(config: Mapping[str, Any]) -> TransformersNames | None:
+def find_transformers_names(config: Mapping[str, Any], family: str = "") -> TransformersNames | None:
     """Find how transformers reads a model; None if it does not know the architecture without code from elsewhere.
 
     Args:
         config: Its config.json.
+        family: mlx-vlm's name of the architecture, for models that spell it otherwise ("unlimited-ocr").
     """
-    kind = config.get("model_type")
     tower = (config.get("vision_config") or {}).get("model_type")
+    entry = _find_entry(str(config.get("model_type")), tower) or _find_entry(family, tower)
+    return None if entry is None else TransformersNames(entry, config)
+
+
+def _find_entry(kind: str, tower: str | None) -> Mapping[str, Any] | None:
     found = _architectures()
     if kind == "pixtral":
         # mlx-vlm's name of a LLaVA whose tower is Pixtral's.
         kind, tower = "llava", "pixtral"
-    kind = OWN_NAMES.get(str(kind), kind)
-    entry = found.get(f"{kind}/{tower}") or found.get(str(kind))
-    return None if entry is None else TransformersNames(entry, config)
+    kind = OWN_NAMES.get(kind, kind)
+    entry: Mapping[str, Any] | None = found.get(f"{kind}/{tower}") or found.get(kind)
+    return entry
 
 
 def _in_order(name: str) -> list[tuple[int, int, str]]:

@@ -21,6 +21,8 @@ class Made:
             leaves entries out that the two programs take otherwise.
         part: The part of transformers' model that reads and writes text; "" where all of it does.
         reads: Which rows of tests/families: images, text, or both.
+        expands: How many features take the place of an image's one id, of which transformers is given as many;
+            0 where the processor writes as many itself.
         marked: The ids that the processor marks as of an image; none for the one that stands for images alone.
         counts: Whether positions count along all axes, which the two programs deal out otherwise.
         masks: Whether transformers' model is given the masks that its own generation makes, which its forward alone
@@ -39,6 +41,7 @@ class Made:
     part: str = ""
     reads: tuple[int, ...] = (0, 1, 2)
     reads_saved: bool = False
+    expands: int = 0
     marked: tuple[int, ...] = ()
     counts: bool = False
     masks: bool = False
@@ -53,6 +56,9 @@ class Made:
 
 IMAGE_TOKEN = 120
 """What stands for images in all of them."""
+
+STANDS_ALONE = -200
+"""What stands for a whole image where features take its place."""
 
 MADE: Mapping[str, Made] = {
     "glm4v_moe": Made(),
@@ -346,6 +352,56 @@ MADE: Mapping[str, Made] = {
             "language_model.model.": "model.",
         },
         note="transformers reads it in the layout that its script rewrites it to, whose names the folders have",
+    ),
+    "fastvlm": Made(
+        architecture="LlavaQwen2ForCausalLM",
+        settings={
+            "model_type": "fast_vlm",
+            "image_token_index": IMAGE_TOKEN,
+            "text_config": {
+                "model_type": "qwen2",
+                "vocab_size": 128,
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "rms_norm_eps": 1e-6,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+                "tie_word_embeddings": True,
+            },
+            "vision_config": {
+                "model_type": "timm_wrapper",
+                "architecture": "fastvit_mci3",
+                "hidden_size": 64,
+                "model_args": {
+                    "inference_mode": True,
+                    "layers": [1, 1, 1, 1, 1],
+                    "embed_dims": [8, 16, 16, 32, 32],
+                },
+            },
+        },
+        expands=4,
+        spelled={
+            "model.vision_tower.timm_model.": "model.vision_tower.vision_tower.model.",
+            "model.stem.": "model.patch_embed.",
+            **{f"stages.{stage}.blocks.": f"network.{place}." for stage, place in enumerate((0, 2, 4, 7, 10))},
+            **{f"stages.{stage}.downsample.": f"network.{place}." for stage, place in enumerate((1, 3, 5, 8), start=1)},
+            **{f"stages.{stage}.pos_emb.": f"network.{place}." for stage, place in ((3, 6), (4, 9))},
+            ".proj.0.reparam_conv.": ".proj.0.lkb_reparam.",
+            ".mlp.conv.": ".convffn.conv.",
+            ".mlp.fc": ".convffn.fc",
+            ".gamma": "",
+            ".final_conv.se.fc1.": ".final_conv.se.reduce.",
+            ".final_conv.se.fc2.": ".final_conv.se.expand.",
+            ".final_conv.": ".conv_exp.",
+            "model.multi_modal_projector.linear_1.": "model.mm_projector.0.",
+            "model.multi_modal_projector.linear_2.": "model.mm_projector.2.",
+            "model.language_model.": "model.",
+        },
+        unsaved={"model.vision_tower.vision_tower.model.head.proj": (64, 768)},
+        note="transformers reads it in the layout that its script rewrites it to, whose names the folders have; it "
+        "gets as many ids of an image as there are features",
     ),
     "florence2": Made(
         settings={

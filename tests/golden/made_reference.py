@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMu
 
 from .cases import Array
 from .generate import TorchRow
-from .made_cases import IMAGE_TOKEN, MADE, Made, join
+from .made_cases import IMAGE_TOKEN, MADE, STANDS_ALONE, Made, join
 from .stages import make_parser
 
 PYTORCH = {"format": "pt"}
@@ -118,6 +118,8 @@ def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
         before = f"{number}.inputs."
         written = "decoder_input_ids" if f"{number}.inputs.input_ids" in arrays else "input_ids"
         inputs: dict[str, Any] = {written: tokens}
+        if case.expands:
+            inputs = expand(tokens, case.expands)
         for key, value in arrays.items():
             if key.startswith(before):
                 tensor = torch.from_numpy(value)
@@ -138,6 +140,19 @@ def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
             inputs["attention_mask"] = generation_masks(model, inputs)
         rows.append(TorchRow(inputs, torch.zeros(tokens.shape[1], dtype=torch.bool)))
     return rows
+
+
+def expand(tokens: Tensor, n_features: int) -> dict[str, Tensor]:
+    """Give an image as many ids as it has features, and ask for the logits of what stood there before.
+
+    Args:
+        tokens: i64[1, T].
+        n_features: Of each image.
+    """
+    is_image = tokens[0] == STANDS_ALONE
+    lengths = torch.where(is_image, n_features, 1)
+    ids = torch.where(is_image, IMAGE_TOKEN, tokens[0])
+    return {"input_ids": ids.repeat_interleave(lengths)[None], "logits_to_keep": lengths.cumsum(0) - 1}
 
 
 def generation_masks(model: Any, inputs: Mapping[str, Tensor]) -> Any:

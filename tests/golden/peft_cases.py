@@ -54,7 +54,6 @@ EXCHANGES: Mapping[str, Exchange] = {
 }
 
 CALLED_OTHERWISE = {
-    "fastvlm": "fast_vlm",
     "inkling": "inkling_mm_model",
     "multi_modality": "janus",
     "nemotron_h_nano_omni": "nemotron_h_omni",

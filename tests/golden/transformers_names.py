@@ -37,7 +37,7 @@ TOWERS = {"llava": ("pixtral", "siglip_vision_model"), "mistral3": ("pixtral",),
 PARTS = {"qwen3_omni_moe": "qwen3_omni_moe_thinker"}
 """Architectures of which a part of its own name reads images and writes text, from the whole's checkpoints."""
 
-OTHERWISE = ("deepseek_ocr2", "ernie4_5_vl_moe", "got_ocr2")
+OTHERWISE = ("deepseek_ocr2", "ernie4_5_vl_moe", "fast_vlm", "got_ocr2")
 """Architectures that mlx-vlm calls otherwise (`transformers_names.OWN_NAMES`)."""
 
 SETTINGS: dict[str, Any] = {
@@ -61,6 +61,7 @@ SETTINGS: dict[str, Any] = {
 """What an architecture needs that its default configuration does not give."""
 
 _NECK = ("conv1", "layer_norm1", "conv2", "layer_norm2")
+_PATCHES = ((1, 1), (2, 3), (3, 5), (4, 8))
 _BEHIND = "model.multi_modal_projector."
 PUBLISHED: dict[str, tuple[tuple[str, str], ...]] = {
     "florence2": (
@@ -76,6 +77,22 @@ PUBLISHED: dict[str, tuple[tuple[str, str], ...]] = {
         (r"^image_pos_embed(?=\.)", f"{_BEHIND}image_position_embed"),
         (r"^image_proj_norm(?=\.)", f"{_BEHIND}image_proj_norm"),
         (r"^visual_temporal_embed(?=\.)", f"{_BEHIND}visual_temporal_embed"),
+    ),
+    "fast_vlm": (
+        (r"^model\.vision_tower\.vision_tower\.model(?=\.)", "model.vision_tower.timm_model"),
+        (r"timm_model\.patch_embed(?=\.)", "timm_model.stem"),
+        *((rf"network\.{place}(?=\.\d)", f"stages.{stage}.blocks") for stage, place in enumerate((0, 2, 4, 7, 10))),
+        *((rf"network\.{place}(?=\.proj)", f"stages.{stage}.downsample") for stage, place in _PATCHES),
+        *((rf"network\.{place}(?=\.reparam)", f"stages.{stage}.pos_emb") for stage, place in ((3, 6), (4, 9))),
+        (r"lkb_reparam(?=\.)", "reparam_conv"),
+        (r"convffn(?=\.)", "mlp"),
+        (r"(layer_scale(?:_[12])?)$", r"\1.gamma"),
+        (r"conv_exp(?=\.)", "final_conv"),
+        (r"se\.reduce(?=\.)", "se.fc1"),
+        (r"se\.expand(?=\.)", "se.fc2"),
+        (r"^model\.mm_projector\.0(?=\.)", f"{_BEHIND}linear_1"),
+        (r"^model\.mm_projector\.2(?=\.)", f"{_BEHIND}linear_2"),
+        (r"^model(?=\.(?:embed_tokens|layers|norm)\.)", "model.language_model"),
     ),
     "got_ocr2": (
         (r"^model\.vision_tower_high\.net_2(?=\.)", f"{_BEHIND}conv_upsampler1"),
@@ -93,7 +110,11 @@ PUBLISHED: dict[str, tuple[tuple[str, str], ...]] = {
 and what stands there instead. Florence-2's (convert_florence2_original_pytorch_to_hf.py) turns the projection besides,
 which is no layer in mlx-vlm and has no adapter."""
 
-LIKE = {"florence2": "florence-community/Florence-2-base", "got_ocr2": "stepfun-ai/GOT-OCR-2.0-hf"}
+LIKE = {
+    "florence2": "florence-community/Florence-2-base",
+    "fast_vlm": "KamilaMila/FastVLM-0.5B",
+    "got_ocr2": "stepfun-ai/GOT-OCR-2.0-hf",
+}
 """A base that such a script has rewritten."""
 
 UNUSED = re.compile(r"LayerNorm\.(gamma|beta)|\.weight_[gv]")

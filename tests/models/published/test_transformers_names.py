@@ -34,6 +34,23 @@ def names_of(model_type: str, tower: str | None = None) -> TransformersNames:
             "model.qwen2_model.model.model.layers.0.self_attn.q_proj.weight",
             "model.vision_tower.vision_encoder.layers.0.self_attn.q_proj.weight",
         ),
+        ("fastvlm", "model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
+        (
+            "fastvlm",
+            "model.vision_tower.vision_tower.model.network.10.1.token_mixer.qkv.weight",
+            "model.vision_tower.timm_model.stages.4.blocks.1.token_mixer.qkv.weight",
+        ),
+        (
+            "fastvlm",
+            "model.vision_tower.vision_tower.model.network.1.proj.0.lkb_reparam.weight",
+            "model.vision_tower.timm_model.stages.1.downsample.proj.0.reparam_conv.weight",
+        ),
+        (
+            "fastvlm",
+            "model.vision_tower.vision_tower.model.network.7.0.layer_scale_1",
+            "model.vision_tower.timm_model.stages.3.blocks.0.layer_scale_1.gamma",
+        ),
+        ("fastvlm", "model.mm_projector.2.weight", "model.multi_modal_projector.linear_2.weight"),
         ("got", "model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
         (
             "got",
@@ -61,7 +78,7 @@ def test_names_are_renamed(model_type: str, published: str, expected: str) -> No
     assert names_of(model_type).rename(published) == expected
 
 
-@pytest.mark.parametrize("spelling", ["lfm2-vl", "granite4-vision", "unlimited-ocr", "GOT"])
+@pytest.mark.parametrize("spelling", ["lfm2-vl", "granite4-vision", "unlimited-ocr", "GOT", "llava_qwen2"])
 def test_published_spellings_of_a_family_are_known_by_its_name(spelling: str) -> None:
     """Where transformers has no architecture of a configuration's model_type, mlx-vlm's name of the family counts."""
     config = {"model_type": spelling}

@@ -26,6 +26,7 @@ WITHOUT: Mapping[str, str] = {"granite4_vision": "shared_mlp"}
 OWN_NAMES: Mapping[str, str] = {
     "deepseekocr_2": "deepseek_ocr2",
     "ernie4_5_moe_vl": "ernie4_5_vl_moe",
+    "fastvlm": "fast_vlm",
     "got": "got_ocr2",
 }
 """What transformers calls architectures that mlx-vlm calls otherwise."""

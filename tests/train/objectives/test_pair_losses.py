@@ -1,9 +1,10 @@
 """Every loss over preferences is its published formula, written down again in float64, of whatever pairs and keys."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -163,3 +164,75 @@ def test_kto_is_its_formula(
         expected += weights[0 if answer.preferred else 1] * (1 - s(0.1 * value))
 
     assert float(made.function(*targets_of([*answers, other]))[0]) == near(expected)
+
+
+def apo_zero_unpaired(
+    answers: Sequence[Answer], beta: float, weights: tuple[float, float]
+) -> tuple[float, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Compute TRL's `apo_zero_unpaired` (`KTOTrainer`, 1.16): 1 - s(beta r) of wanted answers, s(beta r) of others.
+
+    It is equation 7 of APO (arXiv 2408.06266), its terms apart.
+
+    Args:
+        answers: They need not be pairs.
+        beta: What the ratios r of log-probabilities are multiplied by.
+        weights: Of wanted answers and of others.
+
+    Returns:
+        The sum over answers, and its gradient by the log-probability of each token, f64[N].
+    """
+    n_tokens = [len(answer.logprobs) for answer in answers]
+    ratios = np.array([math.fsum(answer.logprobs) - answer.reference for answer in answers])
+    is_wanted = np.array([answer.preferred for answer in answers]) > 0
+    likely = 1 / (1 + np.exp(-beta * ratios))
+    weight = np.where(is_wanted, *weights)
+    total = weight * np.where(is_wanted, 1 - likely, likely)
+    slopes = weight * np.where(is_wanted, -1, 1) * beta * likely * (1 - likely)
+    return float(total.sum()), np.repeat(slopes, n_tokens)
+
+
+def value_and_gradient(
+    answers: Sequence[Answer], beta: float, weights: tuple[float, float]
+) -> tuple[float, np.ndarray[Any, Any]]:
+    """Compute the same by the objective, without the gradients of fillers."""
+    keys = {"beta": beta, "desirable_weight": weights[0], "undesirable_weight": weights[1]}
+    made = objective("kto", "apo_zero_unpaired", **keys)
+    logprobs, targets = targets_of(answers)
+    value, gradient = mx.value_and_grad(lambda values: made.function(values, targets)[0])(logprobs)
+    return float(value), np.asarray(gradient)[:-1]
+
+
+@pytest.mark.parametrize(
+    ("is_wanted", "beta", "expected", "slope"),
+    [
+        (1.0, 0.1, 0.450166, -0.0247517),
+        (1.0, 2.0, 0.0179862, -0.0353254),
+        (0.0, 0.1, 0.549834, 0.0247517),
+        (0.0, 2.0, 0.982014, 0.0353254),
+    ],
+)
+def test_worked_values_of_apo_zero_without_pairs(is_wanted: float, beta: float, expected: float, slope: float) -> None:
+    """Of an answer that is 2 nats likelier than with the reference: the logistic function of 0.2 and of 4, by hand."""
+    answer = Answer((-2.5,) * 4, -12.0, is_wanted, 0)
+
+    value, gradient = value_and_gradient([answer], beta, (1.0, 1.0))
+    assert apo_zero_unpaired([answer], beta, (1.0, 1.0))[0] == pytest.approx(expected, rel=1e-5)
+    assert value == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(gradient, [slope] * 4, rtol=1e-5)
+
+
+@given(
+    found=pairs(),
+    beta=st.sampled_from([0.0625, 0.1, 0.5, 2.0]),
+    weights=st.tuples(st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([1.0, 1.5])),
+)
+def test_apo_zero_without_pairs_is_its_formula(
+    found: list[tuple[Answer, Answer]], beta: float, weights: tuple[float, float]
+) -> None:
+    """The sum and its gradient agree; each kind of answer has its weight, and the kinds need not be equally many."""
+    answers = [answer for pair in found for answer in pair][1:]
+    expected, slopes = apo_zero_unpaired(answers, beta, weights)
+
+    value, gradient = value_and_gradient(answers, beta, weights)
+    assert value == near(expected)
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-5)

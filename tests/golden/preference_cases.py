@@ -34,7 +34,7 @@ class Loss:
         name: As `preference.loss`.
         parts: Instead of it several losses, with their weights.
         keys: Further keys of the section `preference`.
-        rate: The learning rate of the steps: lower where gradients are larger by far.
+        rate: The learning rate of the steps: lower where gradients are larger by far, or where rounding would grow.
         source: Whose numbers they are: TRL's trainer, or the published formula, written down in torch.
         everywhere: All families are compared, with adapters on weights of either precision; otherwise one is.
     """
@@ -51,7 +51,9 @@ class Loss:
 LOSSES: Mapping[str, Loss] = {
     "sigmoid": Loss(name="sigmoid"),
     "ipo": Loss(name="ipo", rate=0.005),
-    "hinge": Loss(name="hinge"),
+    # At 0.5 ten steps on Qwen3-VL in 4 bit let rounding grow two hundred times: TRL in float32 was 1.8e-4 from TRL in
+    # float64, and on two threads 4e-5 from itself. At 0.3 all runs are within 5e-6 of float64.
+    "hinge": Loss(name="hinge", rate=0.3),
     "robust": Loss(name="robust", keys={"label_smoothing": 0.1}),
     "apo_zero": Loss(name="apo_zero"),
     "kto": Loss(objective="kto", name="kto"),

@@ -25,12 +25,17 @@ QUICK = [(THOROUGH, "lora", "sigmoid"), (THOROUGH, "4 bit", "kto")]
     [pytest.param(*own, marks=[] if own in QUICK else [pytest.mark.slow], id=" ".join(own)) for own in RUNS],
 )
 def test_same_numbers_as_trl(family: str, precision: str, run: str, tmp_path: Path) -> None:
-    """Losses and metrics of ten steps, and the adapters behind them; each side's reference has its adapters off."""
+    """Losses and metrics of ten steps, and the adapters behind them; each side's reference has its adapters off.
+
+    Each step's loss is within 1e-4. In the runs that only one family has, a loss above 1 is within that share of
+    itself: SPPO's losses are up to 140, where the last digit of float32 is 1.5e-5.
+    """
     result = preference_side.train(family, write_folder(family, tmp_path / "model"), precision, run)
 
     stored = dict(GOLDEN[family][precision][run])
     losses = stored.pop("losses")
-    assert result.losses == pytest.approx(losses, rel=0, abs=LOSS * max(1.0, *losses))
+    share = 0 if LOSSES[run].everywhere else LOSS
+    assert result.losses == pytest.approx(losses, rel=share, abs=LOSS)
     for name, values in stored.items():
         assert result.metrics[name] == pytest.approx(values, rel=1e-3, abs=ROUNDED), name
     changes = {name: result.final[name] - result.initial[name] for name in result.final}

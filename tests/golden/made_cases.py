@@ -30,6 +30,10 @@ class Made:
         spelled: Parts of names that transformers writes otherwise than they were published, and how they were.
         halves: Tables that transformers saves as two halves: their names, and the rows that the first has as published.
         unsaved: Published arrays that transformers neither reads nor saves: their names, and their shapes.
+        joined: How names of layers begin whose queries, keys and values were published as one.
+        single: Arrays that were published with an axis of one before.
+        unread: How names of arrays begin that transformers saves and mlx-vlm's checkpoints lack.
+        louder: Matrices that are so many times larger than drawn, that an image counts as much as words do.
         turned: Matrices that transformers saves with outputs before inputs and that were published the other way round.
         timm_blocks: The blocks of a tower of timm's that has one size only, by stage and as timm writes them.
         architecture: How published configurations name the class, if otherwise than transformers does.
@@ -48,6 +52,10 @@ class Made:
     spelled: Mapping[str, str] = field(default_factory=dict)
     halves: tuple[tuple[str, str, int], ...] = ()
     unsaved: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    joined: str = ""
+    single: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    louder: Mapping[str, float] = field(default_factory=dict)
     turned: tuple[str, ...] = ()
     timm_blocks: tuple[tuple[str, ...], ...] = ()
     architecture: str = ""
@@ -400,8 +408,63 @@ MADE: Mapping[str, Made] = {
             "model.language_model.": "model.",
         },
         unsaved={"model.vision_tower.vision_tower.model.head.proj": (64, 768)},
+        louder={"model.vision_tower.timm_model.stem.0.reparam_conv.weight": 300.0},
         note="transformers reads it in the layout that its script rewrites it to, whose names the folders have; it "
         "gets as many ids of an image as there are features",
+    ),
+    "multi_modality": Made(
+        architecture="MultiModalityCausalLM",
+        settings={
+            "model_type": "janus",
+            "image_token_id": IMAGE_TOKEN,
+            "tie_word_embeddings": False,
+            "vision_config": {
+                "model_type": "janus_vision_model",
+                "mlp_ratio": 1.5,
+                "projection_dim": 64,
+                "num_image_tokens": 16,
+            },
+            "vq_config": {
+                "num_embeddings": 16,
+                "base_channels": 32,
+                "channel_multiplier": [1, 1],
+                "num_res_blocks": 1,
+                "latent_channels": 32,
+                "projection_dim": 64,
+                "image_token_embed_dim": 64,
+            },
+        },
+        both={"gen_vision_config": {"cls": "VQ-16"}},
+        unread=("model.vqmodel.", "model.generation_"),
+        unsaved={
+            f"vision_model.vision_tower.attn_pool.{part}": shape
+            for part, shape in {
+                "latent": (1, 1, 32),
+                **{f"{name}.weight": (n, 32) for name, n in (("q", 32), ("kv", 64), ("proj", 32), ("mlp.fc1", 128))},
+                **{f"{name}.bias": (n,) for name, n in (("q", 32), ("kv", 64), ("proj", 32), ("mlp.fc1", 128))},
+                "mlp.fc2.weight": (32, 128),
+                "mlp.fc2.bias": (32,),
+                "norm.weight": (32,),
+                "norm.bias": (32,),
+            }.items()
+        },
+        spelled={
+            "model.vision_model.encoder.layers.": "vision_model.vision_tower.blocks.",
+            "model.vision_model.embeddings.position_embedding.weight": "vision_model.vision_tower.pos_embed",
+            "model.vision_model.embeddings.patch_embedding.": "vision_model.vision_tower.patch_embed.proj.",
+            "model.vision_model.post_layernorm.": "vision_model.vision_tower.norm.",
+            ".self_attn.projection_layer.": ".attn.proj.",
+            ".self_attn.qkv.": ".attn.qkv.",
+            ".layer_norm": ".norm",
+            "model.aligner.fc1.": "aligner.layers.0.",
+            "model.aligner.hidden_layers.0.": "aligner.layers.2.",
+            "model.language_model.": "language_model.model.",
+            "lm_head.": "language_model.lm_head.",
+        },
+        joined="model.vision_model.",
+        single=("model.vision_model.embeddings.position_embedding.weight",),
+        note="transformers reads it in the layout that its script rewrites it to, whose names the folders have; what "
+        "makes images is left out, which mlx-vlm has not",
     ),
     "florence2": Made(
         settings={

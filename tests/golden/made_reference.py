@@ -38,7 +38,7 @@ def make_checkpoint(family: str, work: Path) -> None:
     auto = AutoModelForMultimodalLM if case.part else AutoModelForImageTextToText
     with building(case):
         model = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
-    draw_weights(model)
+    draw_weights(model, case.louder)
     whole = work / "reference"
     if case.part:
         getattr(model, case.part).save_pretrained(whole)
@@ -51,10 +51,7 @@ def make_checkpoint(family: str, work: Path) -> None:
         (work / "model" / file.name).write_bytes(file.read_bytes())
     if case.spelled or case.halves or case.unsaved:
         for file in (work / "model").glob("*.safetensors"):
-            arrays = divide(load_file(file), case.halves)
-            arrays |= {name: arrays[name].T.copy() for name in case.turned}
-            arrays |= {name: np.zeros(shape, dtype=np.float32) for name, shape in case.unsaved.items()}
-            save_file({spell(name, case.spelled): value for name, value in arrays.items()}, file, PYTORCH)
+            save_file(publish(load_file(file), case), file, PYTORCH)
 
 
 @contextmanager
@@ -78,6 +75,29 @@ def building(case: Made) -> Iterator[None]:
         yield
 
 
+def publish(arrays: Mapping[str, Array], case: Made) -> dict[str, Array]:
+    """Lay out and name arrays as they were published."""
+    found = {name: value for name, value in divide(arrays, case.halves).items() if not name.startswith(case.unread)}
+    found |= {name: found[name].T.copy() for name in case.turned}
+    found |= {name: found[name][None] for name in case.single}
+    found |= {name: np.zeros(shape, dtype=np.float32) for name, shape in case.unsaved.items()}
+    if case.joined:
+        found = join_attention(found, case.joined)
+    return {spell(name, case.spelled): value for name, value in found.items()}
+
+
+def join_attention(arrays: Mapping[str, Array], begin: str) -> dict[str, Array]:
+    """Join queries, keys and values of layers whose names begin so."""
+    joined = {}
+    for name, value in arrays.items():
+        parts = [name.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
+        if name.startswith(begin) and ".q_proj." in name:
+            joined[name.replace(".q_proj.", ".qkv.")] = np.concatenate([arrays[part] for part in parts])
+        elif not name.startswith(begin) or not any(f".{part}_proj." in name for part in "kv"):
+            joined[name] = value
+    return joined
+
+
 def divide(arrays: Mapping[str, Array], halves: Iterable[tuple[str, str, int]]) -> dict[str, Array]:
     """Divide tables as they were published, where transformers saves them as two halves."""
     divided = dict(arrays)
@@ -94,8 +114,13 @@ def spell(name: str, spelled: Mapping[str, str]) -> str:
     return name
 
 
-def draw_weights(model: nn.Module) -> None:
-    """Draw every weight by its name: norms around what they are made with, matrices so that activations keep size."""
+def draw_weights(model: nn.Module, louder: Mapping[str, float]) -> None:
+    """Draw every weight by its name: norms around what they are made with, matrices so that activations keep size.
+
+    Args:
+        model: Its parameters are set.
+        louder: Those that are multiplied, and by how much.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(tuple(parameter.shape))
@@ -104,7 +129,7 @@ def draw_weights(model: nn.Module) -> None:
                 value = np.where(np.abs(start - 1) < 1e-6, start, 0.0) + 0.1 * draw
             else:
                 inputs = parameter.shape[-1] if parameter.ndim == 3 else int(np.prod(parameter.shape[1:]))
-                value = draw / np.sqrt(inputs)
+                value = draw / np.sqrt(inputs) * louder.get(name, 1.0)
             parameter.copy_(torch.from_numpy(np.asarray(value, dtype=np.float32)))
 
 

@@ -55,9 +55,7 @@ EXCHANGES: Mapping[str, Exchange] = {
 
 CALLED_OTHERWISE = {
     "inkling": "inkling_mm_model",
-    "multi_modality": "janus",
     "nemotron_h_nano_omni": "nemotron_h_omni",
-    "phi4mm": "phi4_multimodal",
 }
 """Families that are not compared and that transformers has under another name than mlx-vlm."""
 
@@ -66,6 +64,11 @@ LEFT_OUT = {
     "(deepseek_v2), which opens none of its checkpoints",
     "kimi_vl": "transformers 5.23.0 makes no such model; of its parts it has the language model alone (deepseek_v3), "
     "and its successor (kimi_k25) has a tower with positions in time besides",
+    "phi4mm": "transformers calls it phi4_multimodal, and mlx-vlm makes another model of its checkpoint: an image is "
+    "read in its own size (phi4mm/vision.py:141), where the published model cuts it, joins four features to one and "
+    "writes separators between them (modeling_phi4_multimodal.py:473, :531), whose weights mlx-vlm drops "
+    "(phi4mm.py:304); and the checkpoint's own LoRA for images is merged into the language model (:379), which "
+    "transformers keeps in a folder beside it",
     "muse_spark": "transformers makes it, but vlora does not train it: its layers in mlx-vlm are Metal kernels, which "
     "have no gradients and run on no other device (muse_spark/language.py:9)",
     **{

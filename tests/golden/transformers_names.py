@@ -37,7 +37,7 @@ TOWERS = {"llava": ("pixtral", "siglip_vision_model"), "mistral3": ("pixtral",),
 PARTS = {"qwen3_omni_moe": "qwen3_omni_moe_thinker"}
 """Architectures of which a part of its own name reads images and writes text, from the whole's checkpoints."""
 
-OTHERWISE = ("deepseek_ocr2", "ernie4_5_vl_moe", "fast_vlm", "got_ocr2")
+OTHERWISE = ("deepseek_ocr2", "ernie4_5_vl_moe", "fast_vlm", "got_ocr2", "janus")
 """Architectures that mlx-vlm calls otherwise (`transformers_names.OWN_NAMES`)."""
 
 SETTINGS: dict[str, Any] = {
@@ -94,6 +94,19 @@ PUBLISHED: dict[str, tuple[tuple[str, str], ...]] = {
         (r"^model\.mm_projector\.2(?=\.)", f"{_BEHIND}linear_2"),
         (r"^model(?=\.(?:embed_tokens|layers|norm)\.)", "model.language_model"),
     ),
+    "janus": (
+        (r"^vision_model\.vision_tower\.pos_embed$", "model.vision_model.embeddings.position_embedding.weight"),
+        (r"^vision_model\.vision_tower\.patch_embed\.proj(?=\.)", "model.vision_model.embeddings.patch_embedding"),
+        (r"^vision_model\.vision_tower\.norm(?=\.)", "model.vision_model.post_layernorm"),
+        (r"^vision_model\.vision_tower\.blocks(?=\.)", "model.vision_model.encoder.layers"),
+        (r"attn\.proj(?=\.)", "attn.projection_layer"),
+        (r"(layers\.\d+)\.attn(?=\.)", r"\1.self_attn"),
+        (r"(layers\.\d+)\.norm(?=[12]\.)", r"\1.layer_norm"),
+        (r"^aligner\.layers\.0(?=\.)", "model.aligner.fc1"),
+        (r"^aligner\.layers\.2(?=\.)", "model.aligner.hidden_layers.0"),
+        (r"^language_model\.model(?=\.)", "model.language_model"),
+        (r"^language_model\.lm_head(?=\.)", "lm_head"),
+    ),
     "got_ocr2": (
         (r"^model\.vision_tower_high\.net_2(?=\.)", f"{_BEHIND}conv_upsampler1"),
         (r"^model\.vision_tower_high\.net_3(?=\.)", f"{_BEHIND}conv_upsampler2"),
@@ -110,9 +123,13 @@ PUBLISHED: dict[str, tuple[tuple[str, str], ...]] = {
 and what stands there instead. Florence-2's (convert_florence2_original_pytorch_to_hf.py) turns the projection besides,
 which is no layer in mlx-vlm and has no adapter."""
 
+JOINED = {"janus": "self_attn.qkv"}
+"""Layers of attention that such a script divides into queries, keys and values."""
+
 LIKE = {
     "florence2": "florence-community/Florence-2-base",
     "fast_vlm": "KamilaMila/FastVLM-0.5B",
+    "janus": "deepseek-community/Janus-Pro-1B",
     "got_ocr2": "stepfun-ai/GOT-OCR-2.0-hf",
 }
 """A base that such a script has rewritten."""
@@ -161,6 +178,15 @@ def describe(model: Any) -> dict[str, Any]:
     scripted = PUBLISHED.get(model.config.model_type, ())
     steps: list[dict[str, Any]] = [{"pattern": f"(?P<g0>{old})", "targets": [new]} for old, new in scripted]
     steps += [serialize(step, model.config) for step in get_model_conversion_mapping(model)]
+    if joined := JOINED.get(model.config.model_type):
+        steps.append(
+            {
+                "pattern": f"(?P<g0>{re.escape(joined)}(?=\\.))",
+                "targets": [joined.replace("qkv", f"{part}_proj") for part in "qkv"],
+                "sources": [joined],
+                "operations": [["Chunk", {"dim": 0}]],
+            }
+        )
     moved = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, ""), {})
     return {
         "prefix": model.base_model_prefix,

@@ -17,7 +17,7 @@ from tests.checkpoints.layout import make_config, make_model
 from tests.families import FAMILIES, build, embed_row, examples
 from vlora import models
 from vlora.errors import ModelError
-from vlora.models.families.deepseek import fix_deepseek
+from vlora.models.families.deepseek import fix_deepseek, fix_multi_modality
 from vlora.models.families.registry import describe_family
 from vlora.recipe.schema import ModelSection
 
@@ -108,3 +108,18 @@ def test_one_image_in_a_row(name: str) -> None:
     views = [mx.zeros((1, 3, 8, 8)), mx.zeros((2, 3, 8, 8))]
     with pytest.raises(ValueError, match="2 images"):
         describe_family(name).forward.embed(nn.Module(), mx.array([[1]]), {"pixel_values": views})
+
+
+def test_the_tower_of_janus_has_timms_norms_and_the_exact_gelu() -> None:
+    """Its layers compute what timm's do, of which the published tower is made."""
+    module = build(FAMILIES["multi_modality"])
+    tower = module.vision_model.vision_tower
+    pixels = mx.random.normal((1, 16, 16, 3), key=mx.random.key(0)) * 0.01
+    before = tower(pixels)[0]
+    fix_multi_modality(module)
+    norms = [tower.norm, *(norm for block in tower.blocks for norm in (block.norm1, block.norm2))]
+    values = mx.linspace(-3, 3, 20)
+
+    assert {norm.eps for norm in norms} == {1e-6}
+    assert all(mx.array_equal(block.mlp.activation_fn(values), nn.gelu(values)) for block in tower.blocks)
+    assert not np.allclose(np.array(tower(pixels)[0]), np.array(before), atol=1e-5)

@@ -51,6 +51,18 @@ def names_of(model_type: str, tower: str | None = None) -> TransformersNames:
             "model.vision_tower.timm_model.stages.3.blocks.0.layer_scale_1.gamma",
         ),
         ("fastvlm", "model.mm_projector.2.weight", "model.multi_modal_projector.linear_2.weight"),
+        (
+            "multi_modality",
+            "vision_model.vision_tower.blocks.1.attn.proj.weight",
+            "model.vision_model.encoder.layers.1.self_attn.projection_layer.weight",
+        ),
+        ("multi_modality", "aligner.layers.2.weight", "model.aligner.hidden_layers.0.weight"),
+        (
+            "multi_modality",
+            "language_model.model.layers.0.mlp.up_proj.weight",
+            "model.language_model.layers.0.mlp.up_proj.weight",
+        ),
+        ("multi_modality", "language_model.lm_head.weight", "lm_head.weight"),
         ("got", "model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
         (
             "got",
@@ -109,6 +121,23 @@ def test_attention_that_was_published_as_one_is_divided() -> None:
             f"{module}.v_proj.weight": [*range(8 + 2 * n_keys, 8 + 4 * n_keys)],
         }
         assert names.convert({name: rows[1:]}) == {}
+
+
+def test_attention_of_janus_is_divided() -> None:
+    """Its tower was published with one layer for queries, keys and values, which a script divides."""
+    made = names_of("multi_modality").convert(
+        {"vision_model.vision_tower.blocks.0.attn.qkv.weight": mx.arange(6)[:, None] + mx.zeros((6, 2))}
+    )
+    begin = "model.vision_model.encoder.layers.0.self_attn"
+    found = {name: value[:, 0].tolist() for name, value in made.items()}
+    assert found == {f"{begin}.{part}_proj.weight": [2 * place, 2 * place + 1] for place, part in enumerate("qkv")}
+
+
+def test_janus_and_deepseek_vl_are_told_apart() -> None:
+    """Both are published as multi_modality, and only Janus makes images."""
+    config = {"model_type": "multi_modality", "vision_config": {}}
+    assert find_transformers_names(config, "multi_modality") is None
+    assert find_transformers_names({**config, "gen_vision_config": {}}, "multi_modality") is not None
 
 
 def test_experts_for_text_and_for_images_are_joined_apart() -> None:

@@ -19,6 +19,9 @@ from ..forward.lm_inputs import SEGMENTS, LMInputs, PadSpec
 from .deep_encoder import match_reference_deep_encoder, match_reference_sam
 from .family import Family, Format, Forward, Parts
 
+TIMM_EPS = 1e-6
+"""Of norms in timm's towers."""
+
 DEEPSEEK_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<|Assistant|>: {{ message['content'] }}{{ eos_token }}"
@@ -141,6 +144,20 @@ def answer_mask(starts: mx.array, window: int) -> mx.array:
     return ((distance >= 0) & (before | (distance < window)))[:, None]
 
 
+def fix_multi_modality(module: nn.Module) -> None:
+    """Give the SigLIP tower of Janus and DeepSeek-VL the published epsilon, and the exact GELU.
+
+    mlx-vlm's norms have 1e-5, as configurations name none (multi_modality/vision.py:183, :244), and its activation is
+    an approximation (:150).
+    """
+    towers = [child for _, child in module.vision_model.named_modules() if "attn_pool" in child]
+    for tower in towers:
+        tower.norm.eps = TIMM_EPS
+        for block in tower.blocks:
+            block.norm1.eps = block.norm2.eps = TIMM_EPS
+            block.mlp.activation_fn = nn.GELU()
+
+
 FAMILIES: Mapping[str, Family] = {
     "deepseek_vl_v2": Family(
         is_proven=True,
@@ -185,5 +202,10 @@ FAMILIES: Mapping[str, Family] = {
             "positions are others (unlimited_ocr/language.py:12, deepseekocr/vision.py:56, :132, sam.py:431)"
         ),
     ),
-    "multi_modality": Family(forward=Forward(packs=True)),
+    # Nothing reads the pooled features of the tower.
+    "multi_modality": Family(
+        parts=Parts(no_adapter=("attn_pool",)),
+        forward=Forward(packs=True, fix_weights=fix_multi_modality),
+        upstream_differs="the tower's epsilons and activation are others (multi_modality/vision.py:183, :244, :150)",
+    ),
 }

@@ -69,7 +69,8 @@ class Parts:
         language_model: The language model's name where the model is its own; None where `model.language_model` is it.
         beside_language: Names of parts that lie within the language model but are not of it: towers, projectors.
         embedding_parts: Last parts of the names of language model layers that embedding uses besides `nn.Embedding`.
-        no_adapter: Parts of the names of layers whose weights the model reads directly; no adapters.
+        no_adapter: Parts of the names of layers whose weights the model reads directly, or whose outputs nothing
+            reads; no adapters.
         selectors: Parts of the names of layers that only select keys for attention; no gradient, and no adapters.
         tables: Names of arrays among a model's parameters that are computed and not learned, the published
             model's buffers; no training changes them.

@@ -28,6 +28,7 @@ OWN_NAMES: Mapping[str, str] = {
     "ernie4_5_moe_vl": "ernie4_5_vl_moe",
     "fastvlm": "fast_vlm",
     "got": "got_ocr2",
+    "multi_modality": "janus",
 }
 """What transformers calls architectures that mlx-vlm calls otherwise."""
 
@@ -213,6 +214,9 @@ def find_transformers_names(config: Mapping[str, Any], family: str = "") -> Tran
         config: Its config.json.
         family: mlx-vlm's name of the architecture, for models that spell it otherwise ("unlimited-ocr").
     """
+    if "vision_config" in config and "gen_vision_config" not in config and family == "multi_modality":
+        # DeepSeek-VL, which Janus shares its name with, and not its layout in transformers.
+        return None
     tower = (config.get("vision_config") or {}).get("model_type")
     entry = _find_entry(str(config.get("model_type")), tower) or _find_entry(family, tower)
     return None if entry is None else TransformersNames(entry, config)

@@ -17,9 +17,10 @@ from vlora import init_state, make_optimizer, models, save_adapter
 from vlora.errors import ModelError
 from vlora.export import peft
 from vlora.export.foreign import import_adapter
-from vlora.export.peft import _apart_from_experts, to_peft, write_peft
+from vlora.export.peft import _apart_from_experts, _whole_modules, to_peft, write_peft
 from vlora.export.programs import export
 from vlora.export.saved import open_saved
+from vlora.models.published.links import Link
 from vlora.models.published.peft_layout import BEFORE, PeftArrays
 from vlora.models.published.places import Places
 from vlora.models.published.transformers_names import find_transformers_names
@@ -162,6 +163,18 @@ def test_layers_have_published_names_for_vllm_where_it_knows_no_others(
     assert not any("language_model" in name for name in names["vllm"])
     assert all(name.startswith("model.language_model.layers.") for name in names["peft"])
     assert any("published names" in note for note in exported["vllm"].notes)
+
+
+def test_tables_that_have_a_norm_in_transformers_are_refused() -> None:
+    """PEFT would ask for the norm of Inkling's table too, which is no part of what was trained."""
+    box = (slice(0, 4), slice(0, 3))
+    name, other = "language_model.model.embed_tokens.weight", "model.language_model.embed_tokens.weight"
+    links = {name: (Link(name, box, other, box, (0, 1), (4, 3)),)}
+    places = Places(links=links, shapes={}, tied={}, names=None, is_converted=False)
+    whole = {name: np.zeros((4, 3))}
+    saved: Any = SimpleNamespace(whole=whole, path="file", files=SimpleNamespace(model_type="inkling"))
+    with pytest.raises(ModelError, match="with the norm beside it"):
+        _whole_modules(saved, places)
 
 
 def test_layers_that_nothing_reads_are_left_out(tmp_path: Path) -> None:

@@ -466,6 +466,9 @@ MADE: Mapping[str, Made] = {
         note="transformers reads it in the layout that its script rewrites it to, whose names the folders have; what "
         "makes images is left out, which mlx-vlm has not",
     ),
+    "inkling": Made(
+        settings={"model_type": "inkling_mm_model", "text_config": {"model_type": "inkling_text"}},
+    ),
     "florence2": Made(
         settings={
             "text_config": {"model_type": "bart"},

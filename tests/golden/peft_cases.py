@@ -54,7 +54,6 @@ EXCHANGES: Mapping[str, Exchange] = {
 }
 
 CALLED_OTHERWISE = {
-    "inkling": "inkling_mm_model",
     "nemotron_h_nano_omni": "nemotron_h_omni",
 }
 """Families that are not compared and that transformers has under another name than mlx-vlm."""

@@ -16,7 +16,7 @@ from ..models.load.promised_layers import unread_layers
 from ..models.published.links import assemble
 from ..models.published.peft_layout import BEFORE, FUSE, PeftArrays, lay_out
 from ..models.published.places import Places, find_places
-from ..models.published.transformers_names import WITHOUT, TransformersNames
+from ..models.published.transformers_names import WITH_NORM, WITHOUT, TransformersNames
 from ..output.atomic import write_whole_folder
 from .saved import Saved
 
@@ -149,6 +149,9 @@ def _whole_modules(saved: Saved, places: Places) -> tuple[dict[str, Array], list
     partial = {link.other for link in links} - set(arrays)
     if partial:
         msg = f"{saved.path}: trained only a part of transformers' {min(partial)}, and PEFT has no form for it; {FUSE}"
+        raise ModelError(msg)
+    if (table := WITH_NORM.get(saved.files.model_type)) in arrays:
+        msg = f"{saved.path}: trained embeddings, and PEFT saves transformers' {table} with the norm beside it; {FUSE}"
         raise ModelError(msg)
     modules = _owners(arrays)
     is_tied = False

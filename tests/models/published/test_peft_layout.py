@@ -103,3 +103,31 @@ def test_what_is_no_matrix_in_transformers_is_refused() -> None:
     link = Link("x.weight", whole(4, 12), "conv.weight", whole(4, 3, 2, 2), (0, 1, 2, 3), (4, 3, 2, 2))
     with pytest.raises(ModelError, match=r"^x is conv.weight in transformers, no linear layer.*vlora fuse"):
         lay_out({"x": (link,)}, {"x": factors})
+
+
+def stack_links(*, is_in_outputs: bool) -> tuple[Link, ...]:
+    """Two experts of 3 outputs and 5 inputs, side by side in one matrix, and a stack in transformers."""
+    links = []
+    for expert in (0, 1):
+        box = (slice(0, 3), slice(5 * expert, 5 * expert + 5))
+        if is_in_outputs:
+            box = (slice(3 * expert, 3 * expert + 3), slice(0, 5))
+        other_box = (slice(expert, expert + 1), slice(0, 3), slice(0, 5))
+        links.append(Link("x.weight", box, "y.gate_proj", other_box, (0, 1), (2, 3, 5)))
+    return tuple(links)
+
+
+@pytest.mark.parametrize("is_in_outputs", [True, False])
+def test_experts_side_by_side_become_a_stack(is_in_outputs: bool) -> None:
+    """Each has its part of the update; PEFT has the ranks of an expert together in B, and apart in A."""
+    factors = Factors(a=normal(5 if is_in_outputs else 10, 2), b=normal(2, 6 if is_in_outputs else 3))
+    links = stack_links(is_in_outputs=is_in_outputs)
+    laid = lay_out({"x": links}, {"x": factors})
+    a = laid.arrays[f"{BEFORE}y.lora_A.weight"].reshape(2, 2, 5)
+    b = laid.arrays[f"{BEFORE}y.lora_B.weight"].reshape(3, 2, 2)
+    update = (factors.a @ factors.b).T
+    for expert, one in enumerate(links):
+        np.testing.assert_allclose(b[..., expert] @ a[expert], update[one.own_box], rtol=1e-5)
+    assert laid.parameters == {"y.gate_proj": 2}
+    with pytest.raises(ModelError, match="PEFT takes no DoRA"):
+        lay_out({"x": links}, {"x": Factors(a=factors.a, b=factors.b, m=normal(3))})

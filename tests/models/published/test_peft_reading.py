@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.models.published.test_peft_layout import stack_links
 from vlora.errors import CheckpointError
 from vlora.models.published.links import Link
 from vlora.models.published.peft_layout import Factors, lay_out
@@ -214,3 +215,25 @@ def test_a_matrix_that_is_named_as_a_parameter_has_the_rank_of_its_pattern() -> 
     found, own = from_peft(factors("a", rank=4), config, places(link("x", "a")), "file")
     assert own["lora_parameters"]["rank"] == 4
     assert found["x.lora_a"].shape == (5, 4)
+
+
+@pytest.mark.parametrize("is_in_outputs", [True, False])
+def test_experts_that_lie_side_by_side_in_a_matrix_are_read_from_a_stack(is_in_outputs: bool) -> None:
+    """PEFT's own factors, which differ from expert to expert, and those that were written here, to the bit."""
+    links = stack_links(is_in_outputs=is_in_outputs)
+    config = {**CONFIG, "target_parameters": ["y.gate_proj"]}
+    a, b = normal(2, 2, 5), normal(3, 2, 2)
+    arrays = {
+        "base_model.model.y.lora_A.weight": a.reshape(4, 5),
+        "base_model.model.y.lora_B.weight": b.reshape(3, 4),
+    }
+    found, own = from_peft(arrays, config, places(*links), "file")
+    update = update_of(found, own, "x")
+    for expert, one in enumerate(links):
+        np.testing.assert_allclose(update[one.own_box], 2 * b[..., expert] @ a[expert], rtol=1e-5)
+
+    factors = Factors(a=normal(5 if is_in_outputs else 10, 2), b=normal(2, 6 if is_in_outputs else 3))
+    laid = lay_out({"x": links}, {"x": factors})
+    found, _ = from_peft(laid.arrays, config, places(*links), "file")
+    np.testing.assert_array_equal(found["x.lora_a"], factors.a)
+    np.testing.assert_array_equal(found["x.lora_b"], factors.b)

@@ -63,6 +63,8 @@ def names_of(model_type: str, tower: str | None = None) -> TransformersNames:
             "model.language_model.layers.0.mlp.up_proj.weight",
         ),
         ("multi_modality", "language_model.lm_head.weight", "lm_head.weight"),
+        ("inkling", "model.llm.layers.0.attn.wq_du.weight", "model.language_model.layers.0.self_attn.q_proj.weight"),
+        ("inkling", "model.visual.layers.linear_1.weight", "model.vision_tower.encoder_layers.1.projection.weight"),
         ("got", "model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
         (
             "got",
@@ -138,6 +140,24 @@ def test_janus_and_deepseek_vl_are_told_apart() -> None:
     config = {"model_type": "multi_modality", "vision_config": {}}
     assert find_transformers_names(config, "multi_modality") is None
     assert find_transformers_names({**config, "gen_vision_config": {}}, "multi_modality") is not None
+
+
+def test_rows_of_gates_and_ups_by_turns_are_put_apart() -> None:
+    """Inkling publishes both in one array, a row of each by turns; of shared experts they become two."""
+    layer = "layers.1.mlp"
+    rows = mx.arange(6)[None, :, None] + mx.zeros((2, 6, 3))
+    made = names_of("inkling").convert(
+        {
+            f"model.llm.{layer}.experts.w13_weight": rows,
+            f"model.llm.{layer}.shared_experts.shared_w13_weight": rows,
+            f"model.llm.{layer}.w13_dn.weight": rows[0],
+        }
+    )
+    found = {name.removeprefix(f"model.language_model.{layer}."): value for name, value in made.items()}
+    assert found["experts.gate_up_proj"][1, :, 0].tolist() == [0, 2, 4, 1, 3, 5]
+    assert found["shared_experts.gate_proj"][1, :, 0].tolist() == [0, 2, 4]
+    assert found["shared_experts.up_proj"][1, :, 0].tolist() == [1, 3, 5]
+    assert found["gate_proj.weight"][:, 0].tolist() == [0, 2, 4]
 
 
 def test_experts_for_text_and_for_images_are_joined_apart() -> None:

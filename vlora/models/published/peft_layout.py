@@ -81,7 +81,7 @@ def lay_out(links: Mapping[str, Sequence[Link]], factors: Mapping[str, Factors])
         parts = sorted(found, key=lambda part: [place.start for place in part[1].other_box[-2:]])
         shape = parts[0][1].shape
         if len(shape) == 3:  # noqa: PLR2004 - experts, outputs, inputs in some order
-            stacks[other] = _stack(parts, factors)
+            stacks[other] = (_stack_matrix if is_matrix_of_experts(parts[0][1]) else _stack)(parts, factors)
         elif len(shape) == 2 and other.endswith(".weight"):  # noqa: PLR2004 - a matrix
             module = other.removesuffix(".weight")
             a, b, m = _join(parts, factors)
@@ -112,11 +112,19 @@ def _nest(stacks: Iterable[str]) -> dict[str, str]:
         by_module.setdefault(name.rpartition(".")[0], []).append(name)
     found = {}
     for module, names in by_module.items():
-        # transformers defines what goes in before what comes out.
-        ordered = sorted(names, key=lambda name: "down" in name.rpartition(".")[2])
-        for depth, name in enumerate(reversed(ordered)):
+        for depth, name in enumerate(reversed(order_stacks(names))):
             found[module + ".base_layer" * depth] = name
     return found
+
+
+def order_stacks(names: Iterable[str]) -> list[str]:
+    """Order the stacks of one module as transformers defines them: what goes in before what comes out."""
+    return sorted(names, key=lambda name: ("down" in name.rpartition(".")[2], name))
+
+
+def is_matrix_of_experts(link: Link) -> bool:
+    """Whether experts lie side by side in one of the model's matrices, and in a stack in transformers."""
+    return (len(link.own_box), len(link.shape)) == (2, 3)
 
 
 def _join(parts: Sequence[tuple[str, Link]], factors: Mapping[str, Factors]) -> tuple[Array, Array, Array | None]:
@@ -172,6 +180,24 @@ def _stack(parts: Sequence[tuple[str, Link]], factors: Mapping[str, Factors]) ->
     if (out, inner) == TURNED:
         a, b, n_outputs, n_inputs = b.transpose(2, 1, 0), a.transpose(2, 1, 0), n_inputs, n_outputs
     return a.reshape(n_experts * rank, n_inputs), b.reshape(n_outputs, rank * n_experts)
+
+
+def _stack_matrix(parts: Sequence[tuple[str, Link]], factors: Mapping[str, Factors]) -> tuple[Array, Array]:
+    """Make the factors of a stack of experts that lie side by side in one matrix, as Inkling's shared ones do.
+
+    Experts side by side in the outputs share the factor A, and those in the inputs the factor B.
+    """
+    n_experts, n_outputs, n_inputs = parts[0][1].shape
+    found = factors[parts[0][0]]
+    if found.m is not None:
+        raise _refusal(parts[0][0], f"is experts of transformers' {parts[0][1].other}, of which PEFT takes no DoRA")
+    a = np.zeros((n_experts, found.rank, n_inputs), found.a.dtype)
+    b = np.zeros((n_outputs, found.rank, n_experts), found.b.dtype)
+    for _, link in parts:
+        rows, columns = link.own_box
+        expert = link.other_box[0].start
+        a[expert], b[..., expert] = found.a.T[:, columns], found.b.T[rows]
+    return a.reshape(n_experts * found.rank, n_inputs), b.reshape(n_outputs, found.rank * n_experts)
 
 
 def _axes(link: Link, layer: str) -> tuple[int, int]:

@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import attrs
 import numpy as np
 
 from ...errors import CheckpointError
 from .links import Link
-from .peft_layout import TURNED
+from .peft_joining import Layer, join_layers
+from .peft_layout import TURNED, is_matrix_of_experts, order_stacks
 from .peft_settings import LAYER_END, check_settings, find_missing
 from .places import Places
 
@@ -22,16 +22,6 @@ BEFORE = re.compile(r"^(base_model\.)?model\.(?=.)")
 FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<part>A|B)(\.default)?\.weight$")
 LENGTHS = re.compile(r"^(?P<module>.+)\.lora_magnitude_vector(\.default)?(\.weight)?$")
 WHOLE = re.compile(r"^(?P<module>.+?)(\.modules_to_save(\.default)?)?\.(?P<part>weight|bias)$")
-
-
-@attrs.frozen(eq=False)
-class _Layer:
-    """What one of transformers' layers has: f[R, inputs], f[outputs, R], or stacks of both; its scale and lengths."""
-
-    a: Array
-    b: Array
-    scale: float
-    m: Array | None = None
 
 
 def from_peft(
@@ -131,7 +121,7 @@ class _Reading:
             for name in self._links
             if name.rpartition(".")[0] == bare and any(name == one or name.endswith(f".{one}") for one in targets)
         ]
-        ordered = sorted(stacks, key=lambda name: "down" in name.rpartition(".")[2])
+        ordered = order_stacks(stacks)
         return ordered[::-1][depth] if depth < len(ordered) else None
 
     def finish(self) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -141,11 +131,12 @@ class _Reading:
                 f"{self._where}: its configuration names {lacking}, of which it has no array; it was not written whole"
             )
             raise CheckpointError(msg)
-        own: dict[str, list[tuple[Link, _Layer]]] = {}
+        own: dict[str, list[tuple[Link, Layer]]] = {}
         for parameter, parts in self._parts.items():
             for link, part in self._divide(parameter, self._layer(parameter, parts)):
                 own.setdefault(link.own.removesuffix(".weight"), []).append((link, part))
-        joined = {name: self._join(name, parts) for name, parts in own.items()}
+        counts = {name: len(self._places.links[f"{name}.weight"]) for name in own}
+        joined = {name: join_layers(name, parts, counts[name], self._where) for name, parts in own.items()}
         if not joined:
             msg = f"{self._where}: has no layer's LoRA; expected lora_A and lora_B of one at least"
             raise CheckpointError(msg)
@@ -176,7 +167,7 @@ class _Reading:
         known = {name: name for name in read} | dict(self._places.tied)
         return find_missing(self._config, known, self._parts, self._wholes)
 
-    def _layer(self, parameter: str, parts: Mapping[str, Array]) -> _Layer:
+    def _layer(self, parameter: str, parts: Mapping[str, Array]) -> Layer:
         said, shape = self._said[parameter], self._links[parameter][0].shape
         if "A" not in parts or "B" not in parts:
             msg = f"{self._where}: has {said} without its other factor; it was not written whole"
@@ -200,7 +191,7 @@ class _Reading:
             if axes_of(self._links[parameter][0]) == TURNED:
                 a, b = b.swapaxes(1, 2), a.swapaxes(1, 2)
         scale = float(alpha) / (rank**0.5 if self._config.get("use_rslora") else rank)
-        return _Layer(a, b, scale, parts.get("m"))
+        return Layer(a, b, scale, parts.get("m"))
 
     def _sizes(self, parameter: str) -> tuple[int, int]:
         """Give what PEFT takes for outputs and inputs of one of transformers' parameters; see `lay_out`."""
@@ -214,7 +205,7 @@ class _Reading:
         fits = (value for end, value in patterns if any(re.match(LAYER_END.format(end), name) for name in named))
         return next(fits, default)  # type: ignore[return-value]
 
-    def _divide(self, parameter: str, layer: _Layer) -> list[tuple[Link, _Layer]]:
+    def _divide(self, parameter: str, layer: Layer) -> list[tuple[Link, Layer]]:
         """Divide a layer of transformers between the model's."""
         links = self._links[parameter]
         rows = {link.other_box[axes_of(link)[0]].start for link in links}
@@ -224,51 +215,12 @@ class _Reading:
             box = link.other_box[axes_of(link)[0]]
             span = blocks[sorted(rows).index(box.start)]
             m = None if layer.m is None else layer.m[box]
-            found.append((link, _Layer(layer.a[..., span, :], layer.b[..., box, span], layer.scale, m)))
+            if is_matrix_of_experts(link):
+                expert = link.other_box[0].start
+                found.append((link, Layer(layer.a[expert], layer.b[expert], layer.scale)))
+                continue
+            found.append((link, Layer(layer.a[..., span, :], layer.b[..., box, span], layer.scale, m)))
         return found
-
-    def _join(self, name: str, parts: Sequence[tuple[Link, _Layer]]) -> _Layer:
-        """Join what one layer of the model is of transformers' layers."""
-        if len(parts) == 1 and all(slice_.start == 0 for slice_ in parts[0][0].own_box):
-            return parts[0][1]
-        count = len(self._places.links[f"{name}.weight"])
-        if len(parts) != count:
-            msg = f"{self._where}: adapts only a part of {name}, which is {count} layers in transformers"
-            raise CheckpointError(msg)
-        first = parts[0][1]
-        if any(layer.scale != first.scale for _, layer in parts):
-            msg = f"{self._where}: adapts {name} in parts of several scales, which is not read"
-            raise CheckpointError(msg)
-        if len(parts[0][0].own_box) == 3:  # noqa: PLR2004 - a stack
-            return self._join_experts(name, parts)
-        n_outputs = max(link.own_box[0].stop for link, _ in parts)
-        # Parts of one of transformers' layers share its factor A, and so do layers for which it was repeated.
-        factors = _distinct([layer.a for _, layer in parts])
-        starts = np.cumsum([0, *(len(a) for a in factors)])
-        b = np.zeros((n_outputs, int(starts[-1])), first.b.dtype)
-        m = None if first.m is None else np.zeros(n_outputs, first.b.dtype)
-        for link, layer in parts:
-            place = next(place for place, a in enumerate(factors) if np.array_equal(a, layer.a))
-            b[link.own_box[0], starts[place] : starts[place + 1]] = layer.b
-            if m is not None:
-                m[link.own_box[0]] = layer.m
-        return _Layer(np.concatenate(factors), b, first.scale, m)
-
-    def _join_experts(self, name: str, parts: Sequence[tuple[Link, _Layer]]) -> _Layer:
-        """Stack what the experts have of transformers' layers or stacks."""
-        first = parts[0][1]
-        shapes = {(layer.a.shape[-2:], layer.b.shape[-1]) for _, layer in parts}
-        if len(shapes) > 1 or first.m is not None:
-            msg = f"{self._where}: adapts the experts of {name} with several ranks, or with DoRA, which is not read"
-            raise CheckpointError(msg)
-        count, n_outputs = (max(link.own_box[axis].stop for link, _ in parts) for axis in (0, 1))
-        a = np.zeros((count, *first.a.shape[-2:]), first.a.dtype)
-        b = np.zeros((count, n_outputs, first.b.shape[-1]), first.b.dtype)
-        for link, layer in parts:
-            experts, outputs = link.own_box[:2]
-            others = link.other_box[0] if layer.a.ndim == 3 else np.newaxis  # noqa: PLR2004 - of a stack
-            a[experts], b[experts, outputs] = layer.a[others], layer.b[others]
-        return _Layer(a, b, first.scale)
 
     def _tables(self) -> dict[str, Array]:
         """Give what was trained whole, by the model's names; a tied head is the table that it is tied to."""
@@ -290,21 +242,14 @@ def axes_of(link: Link) -> tuple[int, int]:
     """Say which axis of transformers' array has the outputs, and which the inputs."""
     if len(link.shape) == 2:  # noqa: PLR2004 - a matrix
         return 0, 1
+    if is_matrix_of_experts(link):
+        return 1, 2
     long = [axis for axis, part in enumerate(link.own_box) if part.stop - part.start > 1]
     order = [long[axis] for axis in link.turn]
     return (2, 1) if order.index(2) < order.index(1) else (1, 2)
 
 
-def _distinct(arrays: Sequence[Array]) -> list[Array]:
-    """List arrays in their order, equal ones once."""
-    found: list[Array] = []
-    for value in arrays:
-        if not any(np.array_equal(value, other) for other in found):
-            found.append(value)
-    return found
-
-
-def _blocks(layer: _Layer, rows: Sequence[int]) -> list[slice]:
+def _blocks(layer: Layer, rows: Sequence[int]) -> list[slice]:
     """Say which of a layer's ranks each of its parts uses: all, or those of its own where factors were joined."""
     rank, count = layer.a.shape[-2], len(rows)
     whole = [slice(0, rank)] * count
@@ -320,7 +265,7 @@ def _blocks(layer: _Layer, rows: Sequence[int]) -> list[slice]:
     return spans if layer.b.any() else whole
 
 
-def _own_arrays(layer: _Layer, rank: int, scale: float) -> dict[str, Array]:
+def _own_arrays(layer: Layer, rank: int, scale: float) -> dict[str, Array]:
     """Lay out a layer as the model has it, of one rank and scale: a scale of its own goes into B."""
     a, b = layer.a, layer.b
     lacking = rank - a.shape[-2]

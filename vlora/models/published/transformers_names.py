@@ -23,11 +23,15 @@ HEADS = ("num_attention_heads", "heads", "num_heads")
 WITHOUT: Mapping[str, str] = {"granite4_vision": "shared_mlp"}
 """Parts that published models of an architecture may have, and transformers' never: the layers of a hybrid Granite."""
 
+WITH_NORM: Mapping[str, str] = {"inkling": "model.language_model.embed_tokens.weight"}
+"""Tables of an architecture in whose module transformers has a norm too, which PEFT trains and saves with them."""
+
 OWN_NAMES: Mapping[str, str] = {
     "deepseekocr_2": "deepseek_ocr2",
     "ernie4_5_moe_vl": "ernie4_5_vl_moe",
     "fastvlm": "fast_vlm",
     "got": "got_ocr2",
+    "inkling": "inkling_mm_model",
     "multi_modality": "janus",
 }
 """What transformers calls architectures that mlx-vlm calls otherwise."""
@@ -261,6 +265,8 @@ def _compute(
             made = [mx.concatenate(arrays, axis=axis)]
         elif name == "Chunk" and not settings.get("num_shards_attribute"):
             made = list(mx.split(made[0], len(step.targets), axis=axis))
+        elif name == "Interleave":
+            made = [_part_rows(made[0], axis)]
         elif name == "Split":
             ends = np.cumsum([_count_rows(part, config) for part in step.targets]).tolist()
             if ends[-1] != made[0].shape[axis]:
@@ -268,8 +274,8 @@ def _compute(
             made = list(mx.split(made[0], ends[:-1], axis=axis))
         elif name == "Transpose":
             # Where it depends on the shape: which axis is which is told by the places of the numbers.
-            turned = made[0].swapaxes(settings["dim0"], settings["dim1"])
-            made = [made[0] if settings.get("check_dims") else turned]
+            if not settings.get("check_dims"):
+                made = [made[0].swapaxes(settings["dim0"], settings["dim1"])]
         elif name == "PermuteForRope" and not settings["inverse"]:
             apart = settings.get("permute_layer_names") or [""]
             made = [
@@ -283,6 +289,12 @@ def _compute(
         target.replace(first, part.replace("\\.", "."), 1): value
         for part, value in zip(step.targets, made, strict=True)
     }
+
+
+def _part_rows(array: mx.array, axis: int) -> mx.array:
+    """Put rows of two kinds apart that stand by turns."""
+    pairs = array.reshape(*array.shape[:axis], -1, 2, *array.shape[axis + 1 :])
+    return pairs.swapaxes(axis, axis + 1).reshape(array.shape)
 
 
 def _halve(stack: list[mx.array]) -> tuple[list[mx.array], list[mx.array]]:

@@ -265,17 +265,13 @@ def _compute(
             made = [mx.concatenate(arrays, axis=axis)]
         elif name == "Chunk" and not settings.get("num_shards_attribute"):
             made = list(mx.split(made[0], len(step.targets), axis=axis))
-        elif name == "Interleave":
-            made = [_part_rows(made[0], axis)]
         elif name == "Split":
             ends = np.cumsum([_count_rows(part, config) for part in step.targets]).tolist()
             if ends[-1] != made[0].shape[axis]:
                 return {}
             made = list(mx.split(made[0], ends[:-1], axis=axis))
-        elif name == "Transpose":
-            # Where it depends on the shape: which axis is which is told by the places of the numbers.
-            if not settings.get("check_dims"):
-                made = [made[0].swapaxes(settings["dim0"], settings["dim1"])]
+        elif name in ("Interleave", "Transpose"):
+            made = [_part_rows(made[0], axis) if name == "Interleave" else _turn(made[0], settings)]
         elif name == "PermuteForRope" and not settings["inverse"]:
             apart = settings.get("permute_layer_names") or [""]
             made = [
@@ -289,6 +285,11 @@ def _compute(
         target.replace(first, part.replace("\\.", "."), 1): value
         for part, value in zip(step.targets, made, strict=True)
     }
+
+
+def _turn(array: mx.array, settings: Mapping[str, Any]) -> mx.array:
+    """Turn a matrix; where that depends on its shape, which axis is which is told by the places of the numbers."""
+    return array if settings.get("check_dims") else array.swapaxes(settings["dim0"], settings["dim1"])
 
 
 def _part_rows(array: mx.array, axis: int) -> mx.array:

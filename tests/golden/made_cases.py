@@ -32,7 +32,8 @@ class Made:
         unsaved: Published arrays that transformers neither reads nor saves: their names, and their shapes.
         joined: How names of layers begin whose queries, keys and values were published as one.
         single: Arrays that were published with an axis of one before.
-        unread: How names of arrays begin that transformers saves and mlx-vlm's checkpoints lack.
+        unread: Parts of names of arrays that transformers saves and published checkpoints, or mlx-vlm's, lack.
+        kept: Parts of names of parameters that stay as transformers makes them, since no checkpoint has them.
         louder: Matrices that are so many times larger than drawn, that an image counts as much as words do.
         turned: Matrices that transformers saves with outputs before inputs and that were published the other way round.
         timm_blocks: The blocks of a tower of timm's that has one size only, by stage and as timm writes them.
@@ -55,6 +56,7 @@ class Made:
     joined: str = ""
     single: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     louder: Mapping[str, float] = field(default_factory=dict)
     turned: tuple[str, ...] = ()
     timm_blocks: tuple[tuple[str, ...], ...] = ()
@@ -468,6 +470,28 @@ MADE: Mapping[str, Made] = {
     ),
     "inkling": Made(
         settings={"model_type": "inkling_mm_model", "text_config": {"model_type": "inkling_text"}},
+    ),
+    "nemotron_h_nano_omni": Made(
+        settings={
+            "model_type": "nemotron_h_omni",
+            "vision_hidden_size": 32,
+            "text_config": {"head_dim": 16},
+            "vision_config": {
+                "model_type": "radio",
+                "mlp_ratio": 1.5,
+                "max_img_size": 32,
+                "num_cls_tokens": 2,
+                "num_registers": 2,
+                "video_temporal_patch_size": 2,
+            },
+        },
+        both={"vision_final_layernorm": False},
+        unread=("layer_scale",),
+        unsaved={f"vision_model.radio_model.input_conditioner.norm_{part}": (3, 1, 1) for part in ("mean", "std")},
+        kept=("layer_scale",),
+        note="without the tower's last norm, which models have that predict several tokens; transformers bounds steps "
+        "of time by time_step_min (modeling_nemotron_h.py:414) and mlx-vlm by time_step_limit, as published, and none "
+        "here is as short",
     ),
     "florence2": Made(
         settings={

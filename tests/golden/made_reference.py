@@ -38,7 +38,7 @@ def make_checkpoint(family: str, work: Path) -> None:
     auto = AutoModelForMultimodalLM if case.part else AutoModelForImageTextToText
     with building(case):
         model = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
-    draw_weights(model, case.louder)
+    draw_weights(model, case)
     whole = work / "reference"
     if case.part:
         getattr(model, case.part).save_pretrained(whole)
@@ -49,7 +49,7 @@ def make_checkpoint(family: str, work: Path) -> None:
         files.append(whole / "config.json")
     for file in files:
         (work / "model" / file.name).write_bytes(file.read_bytes())
-    if case.spelled or case.halves or case.unsaved:
+    if case.spelled or case.halves or case.unsaved or case.unread:
         for file in (work / "model").glob("*.safetensors"):
             save_file(publish(load_file(file), case), file, PYTORCH)
 
@@ -77,7 +77,8 @@ def building(case: Made) -> Iterator[None]:
 
 def publish(arrays: Mapping[str, Array], case: Made) -> dict[str, Array]:
     """Lay out and name arrays as they were published."""
-    found = {name: value for name, value in divide(arrays, case.halves).items() if not name.startswith(case.unread)}
+    divided = divide(arrays, case.halves)
+    found = {name: value for name, value in divided.items() if not any(part in name for part in case.unread)}
     found |= {name: found[name].T.copy() for name in case.turned}
     found |= {name: found[name][None] for name in case.single}
     found |= {name: np.zeros(shape, dtype=np.float32) for name, shape in case.unsaved.items()}
@@ -114,22 +115,24 @@ def spell(name: str, spelled: Mapping[str, str]) -> str:
     return name
 
 
-def draw_weights(model: nn.Module, louder: Mapping[str, float]) -> None:
+def draw_weights(model: nn.Module, case: Made) -> None:
     """Draw every weight by its name: norms around what they are made with, matrices so that activations keep size.
 
     Args:
         model: Its parameters are set.
-        louder: Those that are multiplied, and by how much.
+        case: Says which are multiplied, and which stay.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if any(part in name for part in case.kept):
+                continue
             draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(tuple(parameter.shape))
             if parameter.ndim <= 1:
                 start = parameter.numpy()
                 value = np.where(np.abs(start - 1) < 1e-6, start, 0.0) + 0.1 * draw
             else:
                 inputs = parameter.shape[-1] if parameter.ndim == 3 else int(np.prod(parameter.shape[1:]))
-                value = draw / np.sqrt(inputs) * louder.get(name, 1.0)
+                value = draw / np.sqrt(inputs) * case.louder.get(name, 1.0)
             parameter.copy_(torch.from_numpy(np.asarray(value, dtype=np.float32)))
 
 

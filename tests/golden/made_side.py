@@ -9,7 +9,8 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 # isort: split
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ def reference_inputs(row: Example) -> dict[str, Any]:
 
     Where mlx-vlm takes a list of images of patches side by side (MiniCPM-V), transformers takes all in one line; the
     axes of positions (HunYuan) before the rows; patches (PaddleOCR-VL) without an axis of rows; grids of frames
-    (Kimi K2.5), of which an image is one; patches that are pooled (Molmo 2) counted through all images; and colours
-    (GOT) before rows of pixels.
+    (Kimi K2.5), of which an image is one; patches of all images in a list (Nemotron-H Omni); those that are pooled
+    (Molmo 2) counted through all images; and colours (GOT) before rows of pixels.
     """
     inputs = dict(row.inputs)
     if PROMPT in inputs:
@@ -81,6 +82,8 @@ def reference_inputs(row: Example) -> dict[str, Any]:
         inputs["position_ids"] = np.swapaxes(places, 0, 1)
     if (grids := inputs.pop("image_grid_hws", None)) is not None:
         inputs["image_grid_thw"] = np.insert(grids, 0, 1, axis=1)
+    if "imgs_sizes" in inputs:
+        return list_patches(inputs["pixel_values"], inputs["num_tokens"])
     if (counts := inputs.pop("num_patches", None)) is not None:
         inputs["num_local_patches"] = np.array(counts)
     if (crops := inputs.pop("patch_pixel_values", None)) is not None:
@@ -90,10 +93,13 @@ def reference_inputs(row: Example) -> dict[str, Any]:
         counts = count_tiles(tiles, grids)
         local = {"pixel_values_local": tiles, "num_local_patches": counts, "patches_grid": grids} if any(counts) else {}
         return {"pixel_values": whole, **local}
-    if isinstance(inputs.get("pixel_values"), list):
-        (images,), (sizes,) = inputs["pixel_values"], inputs["tgt_sizes"]
-        return {"pixel_values": np.concatenate(images, axis=-1)[None], "target_sizes": sizes}
-    return inputs
+    return line_up(inputs) if isinstance(inputs.get("pixel_values"), list) else inputs
+
+
+def line_up(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the patches of a row's images in one line."""
+    (images,), (sizes,) = inputs["pixel_values"], inputs["tgt_sizes"]
+    return {"pixel_values": np.concatenate(images, axis=-1)[None], "target_sizes": sizes}
 
 
 def turn_pixels(pixels: np.ndarray[Any, Any], *, has_grids: bool) -> np.ndarray[Any, Any]:
@@ -101,6 +107,18 @@ def turn_pixels(pixels: np.ndarray[Any, Any], *, has_grids: bool) -> np.ndarray[
     if pixels.ndim == 5 and has_grids:
         return pixels[0]
     return np.moveaxis(pixels, -1, 1) if pixels.ndim == 4 and pixels.shape[-1] == N_COLOURS else pixels
+
+
+def list_patches(images: Sequence[np.ndarray[Any, Any]], n_features: Sequence[int]) -> dict[str, Any]:
+    """Cut images, f[3, H, W] each, into the patches of which four make a feature, in one list."""
+    patches, grids = [], []
+    for image, count in zip(images, n_features, strict=True):
+        side = math.isqrt(image[0].size // (4 * count))
+        rows, columns = image.shape[1] // side, image.shape[2] // side
+        cut = image.reshape(N_COLOURS, rows, side, columns, side).transpose(1, 3, 0, 2, 4)
+        patches.append(cut.reshape(rows * columns, -1))
+        grids.append((rows, columns))
+    return {"pixel_values": np.concatenate(patches), "image_grid_hw": np.array(grids)}
 
 
 def count_tiles(tiles: np.ndarray[Any, Any], grids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -53,9 +53,7 @@ EXCHANGES: Mapping[str, Exchange] = {
     ),
 }
 
-CALLED_OTHERWISE = {
-    "nemotron_h_nano_omni": "nemotron_h_omni",
-}
+CALLED_OTHERWISE = {"phi4mm": "phi4_multimodal"}
 """Families that are not compared and that transformers has under another name than mlx-vlm."""
 
 LEFT_OUT = {
@@ -70,11 +68,6 @@ LEFT_OUT = {
     "transformers keeps in a folder beside it",
     "muse_spark": "transformers makes it, but vlora does not train it: its layers in mlx-vlm are Metal kernels, which "
     "have no gradients and run on no other device (muse_spark/language.py:9)",
-    **{
-        family: f"transformers calls it {name}, and the two were not compared yet; adapters are exported under the "
-        "names of the checkpoint"
-        for family, name in CALLED_OTHERWISE.items()
-    },
 }
 """Families that both vlora and transformers have and that are not compared, and why."""
 

@@ -29,15 +29,16 @@ PROGRAMS = """
 ## vLLM and llama.cpp
 
 Read with vLLM 0.33.0's own source, without a GPU (`tests/golden/vllm_names.py`): its parser and each class's
-`hf_to_vllm_mapper` take all 5,056 names of the 104 folders that `--to vllm` writes of the adapters above (35
+`hf_to_vllm_mapper` take all 5,108 names of the 107 folders that `--to vllm` writes of the adapters above (36
 families), and give names that begin as the modules of its classes do, those of a language model's layers behind its
 prefix too. Folders of deepseekocr_2, unlimited_ocr and molmo2 have published names, as their classes' mappers take
 them: by transformers' names these find no layer. A folder of ernie4_5_moe_vl would have them too; its adapters above
 are refused, being of experts, which its class does not find by an adapter's names, or of the tower. Refused with a
 sentence, and not written: DoRA and trained tables of all families; all adapters of mllama, idefics2, aya_vision,
-hunyuan_vl and florence2, for which it has no class of its own, and of llava_onevision, minimax_m3_vl, kimi_k25,
+hunyuan_vl, florence2, got, fastvlm, multi_modality and inkling, for which it has no class of its own, and of
+llava_onevision, minimax_m3_vl, kimi_k25,
 step3p7, paddleocr_vl and gemma3n, whose classes take none; towers of mistral3, internvl, muse_glimmer, cohere_compass,
-granite4_vision, molmo2, deepseekocr_2, unlimited_ocr and both MiniCPM-V, which it passes over.
+nemotron_h_nano_omni, granite4_vision, molmo2, deepseekocr_2, unlimited_ocr and both MiniCPM-V, which it passes over.
 `vlora/export/vllm_classes.py` is read out of the same source.
 
 llama.cpp's `convert_lora_to_gguf.py` (of llama-cpp-python 0.3.36) converts the folders that `--to gguf` writes of the

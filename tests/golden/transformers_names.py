@@ -37,7 +37,7 @@ TOWERS = {"llava": ("pixtral", "siglip_vision_model"), "mistral3": ("pixtral",),
 PARTS = {"qwen3_omni_moe": "qwen3_omni_moe_thinker"}
 """Architectures of which a part of its own name reads images and writes text, from the whole's checkpoints."""
 
-OTHERWISE = ("deepseek_ocr2", "ernie4_5_vl_moe", "fast_vlm", "got_ocr2", "inkling_mm_model", "janus")
+OTHERWISE = ("deepseek_ocr2", "ernie4_5_vl_moe", "fast_vlm", "got_ocr2", "inkling_mm_model", "janus", "nemotron_h_omni")
 """Architectures that mlx-vlm calls otherwise (`transformers_names.OWN_NAMES`)."""
 
 SETTINGS: dict[str, Any] = {

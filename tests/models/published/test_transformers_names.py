@@ -65,6 +65,17 @@ def names_of(model_type: str, tower: str | None = None) -> TransformersNames:
         ("multi_modality", "language_model.lm_head.weight", "lm_head.weight"),
         ("inkling", "model.llm.layers.0.attn.wq_du.weight", "model.language_model.layers.0.self_attn.q_proj.weight"),
         ("inkling", "model.visual.layers.linear_1.weight", "model.vision_tower.encoder_layers.1.projection.weight"),
+        (
+            "nemotron_h_nano_omni",
+            "language_model.backbone.layers.0.mixer.in_proj.weight",
+            "language_model.model.layers.0.mixer.in_proj.weight",
+        ),
+        ("nemotron_h_nano_omni", "mlp1.3.weight", "multi_modal_projector.linear_2.weight"),
+        (
+            "nemotron_h_nano_omni",
+            "vision_model.radio_model.model.blocks.1.attn.proj.weight",
+            "vision_model.encoder.layer.1.attention.o_proj.weight",
+        ),
         ("got", "model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
         (
             "got",
@@ -92,7 +103,10 @@ def test_names_are_renamed(model_type: str, published: str, expected: str) -> No
     assert names_of(model_type).rename(published) == expected
 
 
-@pytest.mark.parametrize("spelling", ["lfm2-vl", "granite4-vision", "unlimited-ocr", "GOT", "llava_qwen2"])
+@pytest.mark.parametrize(
+    "spelling",
+    ["lfm2-vl", "granite4-vision", "unlimited-ocr", "GOT", "llava_qwen2", "NemotronH_Nano_Omni_Reasoning_V3"],
+)
 def test_published_spellings_of_a_family_are_known_by_its_name(spelling: str) -> None:
     """Where transformers has no architecture of a configuration's model_type, mlx-vlm's name of the family counts."""
     config = {"model_type": spelling}

@@ -33,6 +33,7 @@ OWN_NAMES: Mapping[str, str] = {
     "got": "got_ocr2",
     "inkling": "inkling_mm_model",
     "multi_modality": "janus",
+    "nemotron_h_nano_omni": "nemotron_h_omni",
 }
 """What transformers calls architectures that mlx-vlm calls otherwise."""
 

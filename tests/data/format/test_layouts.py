@@ -89,6 +89,20 @@ WRITERS: dict[str, Callable[[list[Exchange]], dict[str, Any]]] = {
         "prompt": json.dumps(messages_of(talk, in_parts)[:-1]),
         "completion": escape_marks(talk[-1][1]),
     },
+    "TRL with earlier turns": lambda talk: {
+        "prompt": messages_of(talk, in_parts)[-2:-1],
+        "completion": escape_marks(talk[-1][1]),
+        "history": pairs_of(talk)[:-1],
+    },
+    "TRL, texts with earlier turns": lambda talk: {
+        "prompt": pairs_of(talk)[-1][0],
+        "completion": pairs_of(talk)[-1][1],
+        "history": pairs_of(talk)[:-1],
+    },
+    "a table of several layouts": lambda talk: {
+        **{"prompt": "", "completion": "", "messages": [], "query": None},
+        **{"question": pairs_of(talk)[-1][0], "answer": pairs_of(talk)[-1][1], "history": pairs_of(talk)[:-1]},
+    },
     "Swift": lambda talk: {
         "query": pairs_of(talk)[-1][0],
         "response": pairs_of(talk)[-1][1],

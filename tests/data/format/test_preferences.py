@@ -126,6 +126,69 @@ def test_earlier_turns_and_system_prompts_belong_to_the_prompt() -> None:
     assert shape(sample.rejected) == [*asked, ("assistant", "6", True)]
 
 
+LONG = "Which digit is on the sign? " * 20
+ASKED: dict[str, dict[str, Any]] = {
+    "a text": {"prompt": "Which digit?"},
+    "messages": {"prompt": [QUESTION]},
+    "a question": {"question": "Which digit?"},
+    "an instruction and its input": {"instruction": "Which", "input": "digit?"},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_earlier_turns_stand_before_every_question(asked: dict[str, Any]) -> None:
+    """The column 'history' is read beside every column of a question; a system prompt stands before it."""
+    before = {"history": [["Is it odd?", "Yes."]], "system": "Be brief."}
+    sample = read({**asked, **before, "chosen": "seven", "rejected": "6", **IMAGES})
+
+    for turns in (sample.turns, sample.rejected):
+        assert [turn.role for turn in turns] == ["system", "user", "assistant", "user", "assistant"]
+        assert [turn.learned for turn in turns[1:]] == [True, False, True, True]
+        assert "Is it odd?" in turns[1].parts
+        assert turns[2].parts == ("Yes.",)
+    row = {**asked, **before, "chosen": "seven", "rejected": "6", **IMAGES}
+    _, use = read_sample(row, "row", Reading(preferences="pairs"))
+    assert use.unused == frozenset()
+
+
+def test_history_follows_a_system_prompt_among_messages() -> None:
+    """A system prompt of the messages under 'prompt' stays first."""
+    prompt = [{"role": "system", "content": "Be brief."}, QUESTION]
+    sample = read({"prompt": prompt, "history": [["a", "b"]], "chosen": "seven", "rejected": "6", **IMAGES})
+
+    assert [turn.role for turn in sample.turns] == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_empty_cells_of_a_table_of_several_layouts_are_passed_over() -> None:
+    """An answer with a mark beside empty columns of pairs, and a question beside an empty column of another."""
+    marked = {**MARKED["TRL, texts"], "chosen": "", "rejected": "", "rejected_response": "", "kto_tag": ""}
+    paired = {**PAIRS["a question"], "prompt": "", "instruction": None, "messages": []}
+    empty_label = {**PAIRS["mlx-vlm"], "label": ""}
+
+    assert read(marked, "marks").is_wanted is True
+    assert shape(read(paired).turns) == shape(read(PAIRS["a question"]).turns)
+    assert read(empty_label, "marks").rejected
+
+
+def test_an_image_is_question_enough() -> None:
+    """A pair of captions has an empty question, as a caption has in fine-tuning."""
+    sample = read({"prompt": "", "chosen": "seven", "rejected": "6", **IMAGES})
+
+    assert shape(sample.turns) == [("user", "<image>", True), ("assistant", "seven", True)]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [LONG, [{"role": "user", "content": LONG}], [{"role": "user", "content": [{"type": "text", "text": LONG}]}]],
+)
+def test_a_prompt_said_twice_may_leave_out_images(prompt: Any) -> None:
+    """A prompt beside whole conversations is compared by its words, however long and in whatever parts."""
+    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": LONG}]}
+    sample = read({"prompt": prompt, "chosen": [question, SEVEN], "rejected": [question, SIX], **IMAGES})
+
+    assert shape(sample.turns)[0] == ("user", f"<image>{LONG}", True)
+
+
 def test_columns_are_told() -> None:
     """What columns are read as is said, those that are not read too."""
     row = {**PAIRS["ms-swift, a response"], "source": "x"}
@@ -135,6 +198,8 @@ def test_columns_are_told() -> None:
     assert use.used["rejected_response"] == "the worse answer"
     assert use.unused == {"source"}
     assert marked.used["label"] == "whether the answer is wanted"
+    _, beside = read_sample({**PAIRS["mlx-vlm"], "label": True}, "row", Reading(preferences="marks"))
+    assert beside.unused == {"label"}, "the mark of an answer that has a pair is not read"
 
 
 PAIR = PAIRS["TRL, an explicit prompt"]
@@ -184,7 +249,23 @@ BAD: list[tuple[Preferences, dict[str, Any], str]] = [
     ("pairs", {**PAIR, "chosen": [3, 4]}, r"found the message 3"),
     ("pairs", {**PAIR, "chosen": {"a": 1}}, r"has the role None|is a whole conversation"),
     ("pairs", {**PAIR, "rejected": b"\x89PNG"}, r"column 'rejected': found a value of type bytes"),
-    ("pairs", {**PAIR, "prompt": ""}, r"has no image|mark|no|prompt"),
+    ("pairs", {**PAIR, "rejected_response": "5"}, r"a worse answer under 'rejected' and under 'rejected_response'"),
+    ("pairs", {**PAIR, "rejected_messages": [QUESTION, SIX]}, r"under 'rejected' and under 'rejected_messages'"),
+    ("pairs", {**PAIR, "history": [["a"]]}, r"expected a list of \[question, answer\]"),
+    (
+        "pairs",
+        {"prompt": "digit", "chosen": [QUESTION, SEVEN], "rejected": [QUESTION, SIX], **IMAGES},
+        r"the prompt is not",
+    ),
+    (
+        "pairs",
+        {
+            "prompt": [{"role": "user", "content": "d" * 200 + "b"}],
+            "chosen": [{"role": "user", "content": "d" * 200 + "a"}, SEVEN],
+            "rejected": [{"role": "user", "content": "d" * 200 + "a"}, SIX],
+        },
+        r"the prompt is not",
+    ),
     (
         "pairs",
         {"prompt": "Other?", "chosen": [QUESTION, SEVEN], "rejected": [QUESTION, SIX], **IMAGES},
@@ -198,6 +279,7 @@ BAD: list[tuple[Preferences, dict[str, Any], str]] = [
     ("marks", {"prompt": "a", "completion": "b", "label": "good"}, r"found 'good' under 'label', expected true"),
     ("marks", {"prompt": "a", "completion": "b", "label": 2}, r"found 2 under 'label'"),
     ("marks", {"prompt": "a", "completion": "b", "label": None}, r"found neither 'label' nor 'kto_tag'"),
+    ("marks", {"prompt": "a", "completion": "b", "label": ""}, r"found neither 'label' nor 'kto_tag'"),
     ("marks", {"prompt": "a", "completion": "b", "label": True, "kto_tag": False}, r"found both 'label' and 'kto_tag'"),
     ("marks", {"prompt": "a", "label": True}, r"no value beside|hold no conversation"),
     ("marks", {"messages": [QUESTION], "label": True, **IMAGES}, r"the conversation ends with the question"),
@@ -209,9 +291,6 @@ BAD: list[tuple[Preferences, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("preferences", "row", "said"), BAD, ids=range(len(BAD)))
 def test_bad_rows_are_refused_with_one_sentence(preferences: Preferences, row: dict[str, Any], said: str) -> None:
     """A row that is no comparison is named, with what was found; nothing of it is dropped silently."""
-    if row.get("prompt") == "" and "chosen" in row:
-        row = {**row, "prompt": None}
-        said = "no column holds the question"
     with pytest.raises(SampleError, match=said) as caught:
         read(row, preferences)
 

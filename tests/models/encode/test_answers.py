@@ -59,6 +59,17 @@ def test_answers_of_a_pair_share_their_prompt(family: str, checkpoint: Checkpoin
     assert keyed[0].inputs["pixel_values"] is keyed[1].inputs["pixel_values"], "pixels are held twice"
 
 
+def test_answers_of_the_same_tokens_are_refused(checkpoint: CheckpointFactory) -> None:
+    """A chat template that takes white space off leaves nothing to compare; one that keeps it leaves two answers."""
+    data = open_rows(checkpoint("gemma3"), [{**PAIR, "rejected": f"{PAIR['chosen']} \n"}])
+
+    with pytest.raises(SampleError, match=r"row 0: 'chosen' and 'rejected' are the same tokens"):
+        data.encode(data.train[0])
+
+    kept = open_rows(checkpoint("qwen2_vl"), [{**PAIR, "rejected": f"{PAIR['chosen']} two"}])
+    assert len(kept.encode(kept.train[0])) == 2
+
+
 def test_a_pair_is_not_cut(checkpoint: CheckpointFactory) -> None:
     """A row whose answer does not fit is refused, and not compared in part."""
     data = open_rows(checkpoint("qwen3_vl"), [{**PAIR, "rejected": "two hats " * 30}], data__max_seq_length=40)

@@ -3,6 +3,7 @@
 A layout is a table entry: required columns, optional columns, and a function that makes messages of them.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,10 +58,12 @@ def read_conversation(row: Row, source: str) -> Conversation:
     Raises:
         SampleError: The row has no conversation, or a column is not understood.
     """
-    for layout in LAYOUTS:
-        if all(_is_there(row, column) for column in layout.needs):
-            taken = tuple(column for column in layout.takes if is_there(row.get(column)))
-            return Conversation(layout.read(row, source), (*layout.needs, *taken))
+    # A table of several layouts has empty cells: a layout that is filled comes before one with an empty question.
+    for is_given in (lambda row, column: is_there(row.get(column)), _is_there):
+        for layout in LAYOUTS:
+            if all(is_given(row, column) for column in layout.needs):
+                taken = tuple(column for column in layout.takes if is_there(row.get(column)))
+                return Conversation(layout.read(row, source), (*layout.needs, *taken))
     captions = [column for column in CAPTIONS if is_there(row.get(column))]
     others = [column for column in COLUMNS if column not in (*CAPTIONS, *BESIDES) and is_there(row.get(column))]
     if captions and row_images(row) and not others:
@@ -168,7 +171,7 @@ def _read_column(column: str) -> Callable[[Row, str], Sequence[Message]]:
 def _read_pair(question: str, answer: str) -> Callable[[Row, str], Sequence[Message]]:
     def read(row: Row, source: str) -> Sequence[Message]:
         asked, said = text_of(row, question, source), text_of(row, answer, source)
-        return (*read_history(row, source), make_message("user", asked), make_message("assistant", said))
+        return put_history_first([make_message("user", asked), make_message("assistant", said)], row, source)
 
     return read
 
@@ -178,7 +181,7 @@ def _read_instruction(row: Row, source: str) -> Sequence[Message]:
     asked = [text_of(row, column, source) for column in ("instruction", "input") if is_there(row.get(column))]
     said = text_of(row, "output", source)
     question = make_message("user", "\n".join(asked))
-    return (*read_history(row, source), question, make_message("assistant", said))
+    return put_history_first([question, make_message("assistant", said)], row, source)
 
 
 def _read_prompt(row: Row, source: str) -> Sequence[Message]:
@@ -190,7 +193,7 @@ def _read_prompt(row: Row, source: str) -> Sequence[Message]:
             found.append(make_message(role, text_of(row, column, source)))
         else:
             found += list_messages(messages, f"{source}: column {column!r}")
-    return found
+    return put_history_first(found, row, source)
 
 
 def messages_of(value: Any) -> Any:
@@ -202,7 +205,17 @@ def messages_of(value: Any) -> Any:
     return found if is_list and all(isinstance(item, Mapping) and find_role(item) for item in found) else None
 
 
-def read_history(row: Row, source: str) -> Sequence[Message]:
+def put_history_first(messages: Sequence[Message], row: Row, source: str) -> Sequence[Message]:
+    """Put the earlier turns of a row before its question, behind a system prompt.
+
+    Raises:
+        SampleError: They are not understood.
+    """
+    n_system = sum(1 for _ in itertools.takewhile(lambda message: find_role(message) == "system", messages))
+    return [*messages[:n_system], *_read_history(row, source), *messages[n_system:]]
+
+
+def _read_history(row: Row, source: str) -> Sequence[Message]:
     """Read earlier turns: a list of [question, answer], or JSON of one."""
     history = row.get("history")
     if not is_there(history):
@@ -248,7 +261,7 @@ CAPTIONS = ("text", "caption", "label")
 
 LAYOUTS = (
     *(Layout((column,), _read_column(column)) for column in LISTED),
-    Layout(("prompt", "completion"), _read_prompt),
+    Layout(("prompt", "completion"), _read_prompt, ("history",)),
     Layout(("query", "response"), _read_pair("query", "response"), ("history",)),
     Layout(("instruction", "output"), _read_instruction, ("input", "history")),
     Layout(("question", "answer"), _read_pair("question", "answer"), ("history",)),

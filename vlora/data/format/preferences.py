@@ -4,11 +4,11 @@ The layouts of TRL, LLaMA-Factory, ms-swift and mlx-vlm. Whatever belongs to the
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import SampleError
-from ...recipe.columns import is_there
+from ...recipe.columns import UNUSED, is_there
 from ..values import Row, write_text
 from .content import Given
 from .json_text import parse_if_json, show
@@ -18,12 +18,12 @@ from .layouts import (
     list_messages,
     make_message,
     messages_of,
+    put_history_first,
     read_conversation,
-    read_history,
     text_of,
 )
 from .marks import Mark
-from .messages import Draft, Message, find_content, find_role
+from .messages import Draft, Message, find_content, find_role, read_message
 
 BETTER, WORSE = "chosen", "rejected"
 WORSE_ONLY = ("rejected_response", "rejected_messages")
@@ -33,6 +33,9 @@ MARKS = ("label", "kto_tag")
 WANTED = dict.fromkeys(MARKS, "whether the answer is wanted")
 
 _ANSWERING = ("assistant", "tool")
+_ASKING = ("prompt", "instruction", "question", "query", "prefix")
+_QUESTIONS = ("prompt", *LISTED, *_ASKING[1:])
+"""Columns that a question is looked for in, in this order."""
 
 
 def read_preference(row: Row, source: str, *, is_paired: bool) -> Conversation:
@@ -72,11 +75,18 @@ def _is_image_part(part: Any) -> bool:
 
 
 def _has_two(row: Row) -> bool:
-    return any(row.get(column) is not None for column in (BETTER, WORSE, *WORSE_ONLY))
+    return any(is_there(row.get(column)) for column in (BETTER, WORSE, *WORSE_ONLY))
 
 
 def _read_two(row: Row, source: str) -> Conversation:
     """Read a row with two answers."""
+    worse_ones = [column for column in (WORSE, *WORSE_ONLY) if is_there(row.get(column))]
+    if len(worse_ones) > 1:
+        msg = (
+            f"{source}: found a worse answer under {' and under '.join(map(repr, worse_ones))}; keep one, or set the "
+            f'others aside (data.columns: {worse_ones[1]} = "{UNUSED}")'
+        )
+        raise SampleError(msg)
     for column in WORSE_ONLY:
         if is_there(row.get(column)) and not is_there(row.get(BETTER)):
             return _read_beside(row, column, source)
@@ -122,7 +132,7 @@ def _read_beside(row: Row, column: str, source: str) -> Conversation:
 
 def _read_marked(row: Row, source: str) -> Conversation:
     """Read a row with an answer and a mark of whether it is wanted."""
-    found = [column for column in MARKS if row.get(column) is not None]
+    found = [column for column in MARKS if is_there(row.get(column))]
     if len(found) != 1:
         lack = f"both {' and '.join(map(repr, found))}" if found else f"neither {' nor '.join(map(repr, MARKS))}"
         msg = (
@@ -167,26 +177,29 @@ def _count_answer(messages: Sequence[Message]) -> int:
 
 def _read_question(row: Row, source: str) -> tuple[Sequence[Message], tuple[str, ...]]:
     """Read what two answers are given to, and name the columns that it comes from."""
-    taken = tuple(column for column in ("history",) if is_there(row.get(column)))
-    if row.get("prompt") is not None:
-        prompt = row["prompt"]
-        messages = prompt if isinstance(prompt, (list, tuple, Mapping)) else messages_of(prompt)
-        if messages is None:
-            return [make_message("user", text_of(row, "prompt", source))], ("prompt",)
-        return list_messages(messages, f"{source}: column 'prompt'"), ("prompt",)
-    for column in LISTED:
-        if is_there(row.get(column)):
-            return list_messages(row[column], source), (column,)
-    for columns in (("instruction", "input"), ("question",), ("query",), ("prefix",)):
-        if row.get(columns[0]) is not None:
-            used = tuple(column for column in columns if is_there(row.get(column)) or column == columns[0])
-            asked = "\n".join(text_of(row, column, source) for column in used)
-            return [*read_history(row, source), make_message("user", asked)], (*used, *taken)
-    msg = (
-        f"{source}: 'chosen' and 'rejected' are answers, and no column holds the question; write it as 'prompt', or "
-        "give whole conversations"
+    filled = [column for column in _QUESTIONS if is_there(row.get(column))]
+    # A question may be empty: an answer is to the images alone then.
+    column = next(iter(filled), None) or next((name for name in _ASKING if row.get(name) is not None), None)
+    if column is None:
+        msg = (
+            f"{source}: 'chosen' and 'rejected' are answers, and no column holds the question; write it as 'prompt', "
+            "or give whole conversations"
+        )
+        raise SampleError(msg)
+    if column in LISTED:
+        return list_messages(row[column], source), (column,)
+    value = row[column]
+    messages = (
+        (value if isinstance(value, (list, tuple, Mapping)) else messages_of(value)) if column == "prompt" else None
     )
-    raise SampleError(msg)
+    behind = ("input",) if column == "instruction" and is_there(row.get("input")) else ()
+    if messages is None:
+        asked = "\n".join(text_of(row, name, source) for name in (column, *behind))
+        question = [make_message("user", asked)]
+    else:
+        question = list_messages(messages, f"{source}: column {column!r}")
+    history = ("history",) if is_there(row.get("history")) else ()
+    return put_history_first(question, row, source), (column, *behind, *history)
 
 
 def _divide(better: Sequence[Message], worse: Sequence[Message], used: tuple[str, ...], source: str) -> Conversation:
@@ -255,25 +268,26 @@ def _check_answer(answer: Sequence[Message], name: str, source: str) -> None:
 
 
 def _check_prompt(row: Row, found: Conversation, source: str) -> None:
-    """Refuse a prompt beside whole conversations that says something else than they do."""
+    """Refuse a prompt beside whole conversations that is none of their questions."""
     prompt = row.get("prompt")
     if not is_there(prompt):
         return
     messages = messages_of(prompt)
-    question = found.messages[: len(found.messages) - found.n_answer]
+    where = f"{source}: column 'prompt'"
+    question = [_read_words(message, source) for message in found.messages[: len(found.messages) - found.n_answer]]
     if messages is None:
-        is_said = any(text_of(row, "prompt", source).strip() in text for text in _texts(question))
+        is_said = _read_words(make_message("user", text_of(row, "prompt", source)), where) in question
     else:
-        is_said = list(_texts(messages)) == list(_texts(question))[-len(messages) :]
+        is_said = [_read_words(message, where) for message in messages] == question[-len(messages) :]
     if not is_said:
         msg = (
             f"{source}: the prompt is not the question of the conversations under 'chosen' and 'rejected'; keep one of "
-            'them, or set it aside (data.columns: prompt = "unused")'
+            f'them, or set it aside (data.columns: prompt = "{UNUSED}")'
         )
         raise SampleError(msg)
 
 
-def _texts(messages: Sequence[Message]) -> Iterator[str]:
-    for message in messages:
-        content = find_content(message)
-        yield content.strip() if isinstance(content, str) else show(content)
+def _read_words(message: Message, where: str) -> tuple[str, str]:
+    """Read a role and its text without images and white space: of two that say the same, one may leave out images."""
+    draft = read_message(message, where)
+    return draft.role, " ".join(" ".join(part for part in draft.parts if isinstance(part, str)).split())

@@ -44,6 +44,12 @@ def encode_answers(encoder: Callable[[Sample], Example], sample: Sample) -> tupl
                 "and an answer that is compared is not cut; raise it"
             )
             raise SampleError(msg)
+    if len(examples) > 1 and np.array_equal(examples[0].tokens, examples[1].tokens):
+        msg = (
+            f"{sample.source}: 'chosen' and 'rejected' are the same tokens in the model's chat template, which leaves "
+            "out white space and thoughts; give two answers that differ, or leave the row out"
+        )
+        raise SampleError(msg)
     return examples
 
 

@@ -100,8 +100,13 @@ WRITERS: dict[str, Callable[[list[Exchange]], dict[str, Any]]] = {
         "history": pairs_of(talk)[:-1],
     },
     "a table of several layouts": lambda talk: {
-        **{"prompt": "", "completion": "", "messages": [], "query": None},
-        **{"question": pairs_of(talk)[-1][0], "answer": pairs_of(talk)[-1][1], "history": pairs_of(talk)[:-1]},
+        "prompt": "",
+        "completion": "",
+        "messages": [],
+        "query": None,
+        "question": pairs_of(talk)[-1][0],
+        "answer": pairs_of(talk)[-1][1],
+        "history": pairs_of(talk)[:-1],
     },
     "Swift": lambda talk: {
         "query": pairs_of(talk)[-1][0],

@@ -225,15 +225,16 @@ def test_layers_that_peft_takes_for_experts_are_named_as_parameters() -> None:
     assert "gate_proj" in names.taken_for_experts
 
 
-def test_what_transformers_computes_in_its_own_way_is_to_be_fused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("program", ["transformers", "mlx-vlm"])
+def test_what_a_program_computes_in_its_own_way_is_to_be_fused(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that are permuted or split on loading have no place: another base than the published one has neither."""
+    """Rows that are permuted or split on loading have no place, nor have sums: a published base gives none."""
     saved = open_saved(str(write_adapter(tmp_path, "qwen3_vl", rank=2, targets=("attention",))))
-    names = find_transformers_names({"model_type": "qwen3_vl"})
+    names = find_transformers_names({"model_type": "qwen3_vl"}) if program == "transformers" else None
     nowhere = Places(links={}, shapes={}, tied={}, names=names, is_converted=False)
     monkeypatch.setattr(peft, "find_places", lambda *_, **__: nowhere)
-    with pytest.raises(ModelError, match=r"computes of published weights in a way of its own; `python -m vlora fuse`"):
+    with pytest.raises(ModelError, match=rf"{program} computes of published .* its own; `python -m vlora fuse`"):
         to_peft(saved)
 
 

@@ -65,7 +65,7 @@ LEFT_OUT = {
     "read in its own size (phi4mm/vision.py:141), where the published model cuts it, joins four features to one and "
     "writes separators between them (modeling_phi4_multimodal.py:473, :531), whose weights mlx-vlm drops "
     "(phi4mm.py:304); and the checkpoint's own LoRA for images is merged into the language model (:379), which "
-    "transformers keeps in a folder beside it",
+    "transformers keeps in a folder beside it, so that adapters are fused and not exported",
     "muse_spark": "transformers makes it, but vlora does not train it: its layers in mlx-vlm are Metal kernels, which "
     "have no gradients and run on no other device (muse_spark/language.py:9)",
 }

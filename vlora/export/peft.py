@@ -101,8 +101,9 @@ def _without_unread(saved: Saved) -> Saved:
 def _lost(saved: Saved, name: str, places: Places) -> ModelError:
     """Say why transformers has no place for what an adapter changes, and what to do."""
     where = f"{saved.path}: adapts {name},"
-    if not places.is_converted and places.names is not None:
-        return ModelError(f"{where} which transformers computes of published weights in a way of its own; {FUSE}")
+    if not places.is_converted:
+        program = "mlx-vlm" if places.names is None else "transformers"
+        return ModelError(f"{where} which {program} computes of published weights in a way of its own; {FUSE}")
     return ModelError(
         f"{where} whose published name is not found in {str(saved.files.path)!r}; name the model that it was converted "
         "from with --base"

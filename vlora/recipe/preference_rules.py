@@ -41,6 +41,7 @@ def find_preference_contradictions(recipe: Recipe) -> Iterator[str]:
             )
         return
     yield from _loss_contradictions(objective, section)
+    yield from _nothing_learned(objective, section)
     yield from _run_contradictions(recipe)
 
 
@@ -53,7 +54,7 @@ def _loss_contradictions(objective: str, section: PreferenceSection) -> Iterator
     unknown = [name for name in section.loss if name not in known]
     for name in unknown:
         # Another objective may have it, or have it under another name.
-        told = explain_value("train.objective", name)
+        told = _explain_loss(objective, name)
         if told is None and (near := difflib.get_close_matches(name, known, n=1)):
             told = f"did you mean {near[0]!r}?"
         yield (
@@ -81,6 +82,31 @@ def _loss_contradictions(objective: str, section: PreferenceSection) -> Iterator
                 f"preference.{key}: found {getattr(section, key)!r}, which train.objective = {objective!r} does not "
                 f"read; it is for {' and '.join(map(repr, objectives))}"
             )
+
+
+def _explain_loss(objective: str, name: str) -> str | None:
+    """Say where a loss belongs that the objective has not."""
+    if name == objective:
+        return f"it is the objective itself, whose loss is {LOSSES[name][0]!r} where preference.loss is left out"
+    told = explain_value("train.objective", name)
+    if told is not None:
+        return told
+    others = [repr(other) for other, losses in LOSSES.items() if name in (other, *losses)]
+    return f"it is for train.objective = {' or '.join(others)}" if others else None
+
+
+def _nothing_learned(objective: str, section: PreferenceSection) -> Iterator[str]:
+    own = bool(section.nll_weight) and objective in OF_COMPARED["nll_weight"]
+    if section.weights and not any(section.weights) and not own:
+        yield (
+            f"preference.weights: found {plain(section.weights)!r}, with which nothing is learned; give at least one "
+            "loss a weight above 0"
+        )
+    if not section.desirable_weight and not section.undesirable_weight:
+        yield (
+            "preference.desirable_weight and preference.undesirable_weight: found 0 for both, with which nothing is "
+            "learned; set one above 0"
+        )
 
 
 def _run_contradictions(recipe: Recipe) -> Iterator[str]:

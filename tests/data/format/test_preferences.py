@@ -273,7 +273,7 @@ BAD: list[tuple[Preferences, dict[str, Any], str]] = [
     ),
     ("pairs", {"messages": [QUESTION], "rejected_response": "6", **IMAGES}, r"'chosen' ends with the question"),
     ("pairs", {"messages": [QUESTION, SIX], "rejected_response": "6", **IMAGES}, r"the same answer"),
-    ("pairs", {"rejected_response": "6"}, r"hold no conversation"),
+    ("pairs", {"rejected_response": "6"}, r"no column holds a conversation; expected"),
     ("pairs", {"messages": [QUESTION, SEVEN], "rejected_messages": [QUESTION, SEVEN], **IMAGES}, r"the same conv"),
     ("marks", {"prompt": "a", "completion": "b"}, r"found neither 'label' nor 'kto_tag'"),
     ("marks", {"prompt": "a", "completion": "b", "label": "good"}, r"found 'good' under 'label', expected true"),

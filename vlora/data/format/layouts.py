@@ -98,6 +98,8 @@ def _describe_lack(row: Row, captions: Sequence[str]) -> str:
         why = f" ({empty[0]!r} has no value beside the image)"
     else:
         why = ""
+    if not row:
+        return "no column holds a conversation"
     return f"columns {', '.join(map(str, row))} hold no conversation{why}"
 
 

@@ -158,12 +158,25 @@ def _list_answer(value: Any, where: str) -> Sequence[Message]:
         return list_messages(found, where)
     if isinstance(value, (list, tuple, Mapping)) and not isinstance(value, str):
         # Says which of the messages is none.
-        return list_messages(value, where)
+        messages = list_messages(value, where)
+        _refuse_objects(messages, where)
+        return messages
     text = write_text(value, where)
     if not text.strip():
         msg = f"{where}: the answer is empty; give one, or leave the row out"
         raise SampleError(msg)
     return [make_message("assistant", text)]
+
+
+def _refuse_objects(messages: Sequence[Message], where: str) -> None:
+    """Refuse objects that are no messages: a text may hold one, and whether it is one to learn is not guessed."""
+    nameless = [message for message in messages if message.get("role") is None and message.get("from") is None]
+    if nameless:
+        msg = (
+            f"{where}: found {show(nameless[0])}, expected a text, or messages with a role and a content; an object "
+            "that is to be learned is written as JSON in a text"
+        )
+        raise SampleError(msg)
 
 
 def _is_answer(messages: Sequence[Message]) -> bool:

@@ -1,6 +1,8 @@
 """What vLLM does not take is refused before it is written, and what it takes is served by one command."""
 
+import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,18 @@ def adapter(outside: tuple[str, ...] = (), **config: Any) -> PeftAdapter:
     )
 
 
+EXPERTS = "model.language_model.layers.0.mlp.experts"
+
+
+def stacked(joined: int = 64, inputs: int = 48, outputs: int = 48, values: int = 32) -> PeftAdapter:
+    """Adapters of rank 2 of four experts: what goes in to `inputs`, and what comes out."""
+    shapes = {"base_layer.lora_A": (8, inputs), "base_layer.lora_B": (joined, 8)}
+    shapes |= {"lora_A": (8, values), "lora_B": (outputs, 8)}
+    made = adapter(target_modules=[], target_parameters=[f"{EXPERTS}.down_proj", f"{EXPERTS}.gate_up_proj"])
+    arrays = {f"base_model.model.{EXPERTS}.{name}.weight": np.zeros(shape) for name, shape in shapes.items()}
+    return attrs.evolve(made, arrays=arrays)
+
+
 @pytest.mark.parametrize(
     ("kind", "made", "told"),
     [
@@ -62,25 +76,54 @@ def test_a_base_that_names_no_architecture_is_refused() -> None:
 def test_the_thinker_of_qwen3_omni_is_named_as_it_was_published() -> None:
     """It passes over the names that transformers has for that part of the model."""
     modules = ["model.language_model.layers.0.self_attn.q_proj", "model.visual.blocks.0.attn.qkv", "lm_head"]
-    stacks = ["model.language_model.layers.0.mlp.experts.down_proj"]
+    plain = {f"base_model.model.{name}.lora_A.weight": np.zeros(1) for name in modules}
+    arrays = {**plain, **stacked().arrays}
+    stacks = stacked().config["target_parameters"]
     made = adapter(target_modules=modules, target_parameters=stacks, rank_pattern={re.escape(modules[1]): 6})
-    made = attrs.evolve(made, arrays={f"base_model.model.{name}.lora_A.weight": np.zeros(1) for name in modules})
+    made = attrs.evolve(made, arrays=arrays)
     kind = {"architectures": ["Qwen3OmniMoeForConditionalGeneration"], "model_type": "qwen3_omni_moe"}
     found = to_vllm(made, kind)
     named = ["thinker.model.layers.0.self_attn.q_proj", "thinker.visual.blocks.0.attn.qkv", "thinker.lm_head"]
     assert found.config["target_modules"] == named
-    assert found.config["target_parameters"] == ["thinker.model.layers.0.mlp.experts.down_proj"]
-    assert list(found.arrays) == [f"base_model.model.{name}.lora_A.weight" for name in named]
+    assert found.config["target_parameters"][0] == "thinker.model.layers.0.mlp.experts.down_proj"
+    assert list(found.arrays)[:3] == [f"base_model.model.{name}.lora_A.weight" for name in named]
+    assert "base_model.model.thinker.model.layers.0.mlp.experts.base_layer.lora_A.weight" in found.arrays
     assert re.fullmatch(next(iter(found.config["rank_pattern"])), named[1])
 
 
 def test_the_command_names_what_it_needs() -> None:
     """The rank is one that vLLM knows, and towers need an option."""
     check_vllm(adapter(("model.visual.x",)), {"architectures": [QWEN]})
-    (command,) = vllm_usage(adapter(("model.visual.x",), rank_pattern={"x": 20}), Path("out"))
+    (command,) = vllm_usage(
+        adapter(("model.visual.x",), rank_pattern={"x": 20}), Path("out"), {"architectures": [QWEN]}
+    )
     assert "--max-lora-rank 32 --enable-tower-connector-lora --lora-modules tuned=out" in command
-    (plain,) = vllm_usage(adapter(), Path("out"))
+    (plain,) = vllm_usage(adapter(), Path("out"), {"architectures": [QWEN]})
     assert "--max-lora-rank 8 --lora-modules" in plain
+
+
+def test_stacks_of_experts_are_served_as_such() -> None:
+    """Other classes than those of Qwen refuse them without these options (vllm/lora/model_manager.py)."""
+    mixture, other = "Qwen3VLMoeForConditionalGeneration", "Gemma4ForConditionalGeneration"
+    check_vllm(stacked(), {"architectures": [other]})
+    (own,) = vllm_usage(stacked(), Path("out"), {"architectures": [mixture]})
+    assert own.endswith("--max-lora-rank 8 --lora-modules tuned=out")
+    (told,) = vllm_usage(stacked(), Path("a b"), {"architectures": [other]})
+    *_, modules = shlex.split(told)
+    assert json.loads(modules) == {"name": "tuned", "path": "a b", "is_3d_lora_weight": True}
+    assert "--max-lora-rank 8 --enable-mixed-moe-lora-format --lora-modules" in told
+
+
+def test_stacks_that_vllm_would_read_otherwise_are_refused() -> None:
+    """Those of one layer of two, those that multiply from the right, as Llama 4's, and those without gates."""
+    alone = attrs.evolve(
+        stacked(), arrays={name: value for name, value in stacked().arrays.items() if "base_layer" not in name}
+    )
+    for made in (alone, stacked(joined=48, inputs=64, outputs=32, values=48), stacked(joined=32)):
+        with pytest.raises(
+            ModelError, match=rf"^--to vllm: .*adapters of all their layers, and {EXPERTS} .*vlora fuse"
+        ):
+            check_vllm(made, {"architectures": ["Llama4ForConditionalGeneration"]})
 
 
 def test_towers_are_called_as_vllm_calls_them() -> None:

@@ -1,6 +1,6 @@
 """The list of vLLM's classes says one thing of each."""
 
-from vlora.export.vllm_classes import LANGUAGE, TOWERS, WITHOUT_LORA
+from vlora.export.vllm_classes import LANGUAGE, STACKED, TOWERS, WITHOUT_LORA
 
 
 def test_each_architecture_is_in_one_list() -> None:
@@ -9,3 +9,4 @@ def test_each_architecture_is_in_one_list() -> None:
     assert {"Qwen3VLForConditionalGeneration", "GlmOcrForConditionalGeneration"} <= TOWERS
     assert "MuseGlimmerForConditionalGeneration" in LANGUAGE
     assert {"MiniMaxM3SparseForConditionalGeneration", "KimiK3ForConditionalGeneration"} <= WITHOUT_LORA
+    assert {"Qwen3VLMoeForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"} <= STACKED <= LANGUAGE | TOWERS

@@ -29,7 +29,7 @@ PROGRAMS = """
 ## vLLM and llama.cpp
 
 Read with vLLM 0.33.0's own source, without a GPU (`tests/golden/vllm_names.py`): its parser and each class's
-`hf_to_vllm_mapper` take all 5,108 names of the 107 folders that `--to vllm` writes of the adapters above (36
+`hf_to_vllm_mapper` take all 4,920 names of the 101 folders that `--to vllm` writes of the adapters above (35
 families), and give names that begin as the modules of its classes do, those of a language model's layers behind its
 prefix too. Folders of deepseekocr_2, unlimited_ocr and molmo2 have published names, as their classes' mappers take
 them: by transformers' names these find no layer. A folder of ernie4_5_moe_vl would have them too; its adapters above
@@ -40,6 +40,12 @@ llava_onevision, minimax_m3_vl, kimi_k25,
 step3p7, paddleocr_vl and gemma3n, whose classes take none; towers of mistral3, internvl, muse_glimmer, cohere_compass,
 nemotron_h_nano_omni, granite4_vision, molmo2, deepseekocr_2, unlimited_ocr and both MiniCPM-V, which it passes over.
 `vlora/export/vllm_classes.py` is read out of the same source.
+
+Its code that loads stacks of experts (`lora/model_manager.py`, for classes that take stacks and for those that are
+told of them) makes of the folders of qwen3_vl_moe, qwen3_5_moe, qwen3_omni_moe, qwen4_exp, gemma4_moe, glm4v_moe and
+glm5_next the updates of vlora's adapters, up to 2e-7 of the largest. Refused are stacks that it would read otherwise:
+those of llama4, which multiply from the right, of nemotron_h_nano_omni, which have no gates, and experts of which only
+some layers have adapters.
 
 llama.cpp's `convert_lora_to_gguf.py` (of llama-cpp-python 0.3.36) converts the folders that `--to gguf` writes of the
 rsLoRA adapters of qwen3_vl, qwen2_vl and llava (28 of 28 tensors each) and of gemma3 (56 of 56), and of the PiSSA

@@ -8,7 +8,7 @@ python -m tests.golden.vllm_names --source /tmp/vllm/vllm --classes vlora/export
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ MEANINGS = {
     "LANGUAGE": ("language", "The language model: adapters of towers and connectors are passed over."),
     "WITHOUT_LORA": ("none", "Nothing."),
 }
+
+STACKS = "They take stacks of experts as they are; the others as a format that is named."
 
 
 class Reader:
@@ -81,13 +83,24 @@ def list_classes(source: Source) -> dict[str, str]:
     return {one: source.takes(name, source.file(module)) for one, (module, name) in source.registry().items()}
 
 
-def document(classes: Mapping[str, str]) -> str:
+def list_stacked(source: Source) -> set[str]:
+    """Name the architectures whose classes say that they take stacks of experts."""
+    found = {one: (name, source.file(module)) for one, (module, name) in source.registry().items()}
+    return {one for one, (name, file) in found.items() if source.value(name, file, "is_3d_moe_weight", {})}
+
+
+def write_names(constant: str, names: Iterable[str], meaning: str) -> str:
+    """Write a set of names with what it means."""
+    listed = ", ".join(json.dumps(name) for name in sorted(names))
+    return f'\n{constant} = frozenset({{{listed}}})\n"""{meaning}"""\n'
+
+
+def document(classes: Mapping[str, str], stacked: Iterable[str]) -> str:
     """Write the module that export reads."""
     text = HEAD
     for constant, (kind, meaning) in MEANINGS.items():
-        names = ", ".join(json.dumps(name) for name in sorted(classes) if classes[name] == kind)
-        text += f'\n{constant} = frozenset({{{names}}})\n"""{meaning}"""\n'
-    return text
+        text += write_names(constant, {name for name in classes if classes[name] == kind}, meaning)
+    return text + write_names("STACKED", stacked, STACKS)
 
 
 def main() -> int:
@@ -99,7 +112,7 @@ def main() -> int:
     options = parser.parse_args()
     source = Source(options.source)
     if options.classes:
-        options.classes.write_text(document(list_classes(source)), encoding="utf-8")
+        options.classes.write_text(document(list_classes(source), list_stacked(source)), encoding="utf-8")
     if not options.work:
         return 0
     reader, counts = Reader(source), dict[str, int]()

@@ -77,7 +77,7 @@ def export(adapter: str, program: str, out: Path | None = None, base: str | None
         n_layers=made.n_layers,
         n_whole=len(saved.whole),
         notes=tuple(([] if saved.base_note is None else [saved.base_note]) + _notes(made, as_published=as_published)),
-        usage=tuple(_usage(program, made, folder)),
+        usage=tuple(_usage(program, made, folder, saved.files.config)),
     )
 
 
@@ -116,9 +116,9 @@ def _notes(made: PeftAdapter, *, as_published: bool) -> list[str]:
     return notes
 
 
-def _usage(program: str, made: PeftAdapter, folder: Path) -> list[str]:
+def _usage(program: str, made: PeftAdapter, folder: Path, config: Mapping[str, Any]) -> list[str]:
     if program == "vllm":
-        return vllm_usage(made, folder)
+        return vllm_usage(made, folder, config)
     if program == "gguf":
         return gguf_usage(made, folder)
     opener = AUTO if made.places.names is None else made.places.names.opener

@@ -1,5 +1,7 @@
 """What vLLM takes of an adapter in PEFT's layout. Pure."""
 
+import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import attrs
 from ..errors import ModelError
 from ..models.published.peft_layout import BEFORE, FUSE
 from .peft import PeftAdapter
-from .vllm_classes import LANGUAGE, TOWERS, WITHOUT_LORA
+from .vllm_classes import LANGUAGE, STACKED, TOWERS, WITHOUT_LORA
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes."""
@@ -118,11 +120,39 @@ def check_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> None:
             kind in EXPERTS_RENAMED and any(".mlp.experts." in name for name in found["target_modules"]),
             f"vLLM finds no experts of {kind} models by an adapter's names",
         ),
+        (
+            (alien := _find_alien_stack(adapter)) is not None,
+            f"vLLM takes experts with gates, with adapters of all their layers, and {alien} has others",
+        ),
     )
     for applies, reason in reasons:
         if applies:
             msg = f"--to vllm: {reason}; {FUSE}"
             raise ModelError(msg)
+
+
+def _stacks(adapter: PeftAdapter) -> list[str]:
+    """Name the modules of which stacks of experts have adapters."""
+    parameters = adapter.config["target_parameters"] or ()
+    return sorted({name.rpartition(".")[0] for name in parameters if not name.endswith(".weight")})
+
+
+def _find_alien_stack(adapter: PeftAdapter) -> str | None:
+    """Find experts whose stacks vLLM would read otherwise than they are; None if there are none.
+
+    It takes the outer factors for those of the outputs, and half of the inner ones' rows for the gates
+    (vllm/lora/model_manager.py, `_stack_moe_lora_weights` and `_convert_3d_to_2d_moe_lora`). In others' place stand
+    stacks whose matrices multiply from the right, and experts without gates.
+    """
+    for module in _stacks(adapter):
+        inner, outer = f"{BEFORE}{module}.base_layer.lora_", f"{BEFORE}{module}.lora_"
+        if f"{inner}A.weight" not in adapter.arrays:
+            return module
+        (n_joined, _), (_, n_inputs) = (adapter.arrays[f"{inner}{which}.weight"].shape for which in "BA")
+        (n_outputs, _), (_, n_values) = (adapter.arrays[f"{outer}{which}.weight"].shape for which in "BA")
+        if (n_joined, n_inputs) != (2 * n_values, n_outputs):
+            return module
+    return None
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -140,14 +170,24 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return str(found[0])
 
 
-def vllm_usage(adapter: PeftAdapter, folder: Path) -> list[str]:
-    """Write the command that serves an adapter."""
+def vllm_usage(adapter: PeftAdapter, folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """Write the command that serves an adapter.
+
+    Args:
+        adapter: In vLLM's layout.
+        folder: Where it is.
+        config: The base's config.json.
+    """
     found = adapter.config
     largest = max([found["r"], *found["rank_pattern"].values()])
     rank = next(rank for rank in RANKS if rank >= largest)
-    tower = " --enable-tower-connector-lora" if adapter.outside else ""
-    base = found["base_model_name_or_path"]
-    return [f"vllm serve {base} --enable-lora --max-lora-rank {rank}{tower} --lora-modules tuned={folder}"]
+    options = " --enable-tower-connector-lora" if adapter.outside else ""
+    base, named = found["base_model_name_or_path"], f"tuned={folder}"
+    if _stacks(adapter) and _architecture(config) not in STACKED:
+        # Other classes refuse stacks of experts unless they are told of them.
+        options += " --enable-mixed-moe-lora-format"
+        named = shlex.quote(json.dumps({"name": "tuned", "path": str(folder), "is_3d_lora_weight": True}))
+    return [f"vllm serve {base} --enable-lora --max-lora-rank {rank}{options} --lora-modules {named}"]
 
 
 def find_vllm_rank(config: Mapping[str, Any]) -> int | None:

@@ -147,3 +147,15 @@ WITHOUT_LORA = frozenset(
     }
 )
 """Nothing."""
+
+STACKED = frozenset(
+    {
+        "InternS1ProForConditionalGeneration",
+        "InternS2MobiusForConditionalGeneration",
+        "InternS2PreviewForConditionalGeneration",
+        "Qwen3OmniMoeForConditionalGeneration",
+        "Qwen3VLMoeForConditionalGeneration",
+        "Qwen3_5MoeForConditionalGeneration",
+    }
+)
+"""They take stacks of experts as they are; the others as a format to be named."""

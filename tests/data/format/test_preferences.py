@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vlora.data.format.samples import Preferences, Reading, read_sample
@@ -109,6 +110,18 @@ def test_every_layout_gives_the_same_mark(row: dict[str, Any]) -> None:
     assert shape(sample.turns) == [("user", "<image>Which digit?", True), ("assistant", "seven", True)]
     assert (sample.is_wanted, other.is_wanted, sample.rejected) == (True, False, ())
     assert (pair.is_wanted, bool(pair.rejected)) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_wanted"),
+    [
+        *[(value, True) for value in (True, 1, 1.0, np.bool_(True), "true", "True", " TRUE ", "1", "1.0")],
+        *[(value, False) for value in (False, 0, 0.0, np.bool_(False), "false", "False", "0", "0.0")],
+    ],
+)
+def test_marks_are_read_as_files_write_them(value: Any, is_wanted: bool) -> None:
+    """A JSON file has booleans and numbers, the cells of a CSV file are texts."""
+    assert read({**MARKED["TRL"], "label": value}, "marks").is_wanted is is_wanted
 
 
 def test_earlier_turns_and_system_prompts_belong_to_the_prompt() -> None:
@@ -280,6 +293,8 @@ BAD: list[tuple[Preferences, dict[str, Any], str]] = [
     ("marks", {"prompt": "a", "completion": "b"}, r"found neither 'label' nor 'kto_tag'"),
     ("marks", {"prompt": "a", "completion": "b", "label": "good"}, r"found 'good' under 'label', expected true"),
     ("marks", {"prompt": "a", "completion": "b", "label": 2}, r"found 2 under 'label'"),
+    ("marks", {"prompt": "a", "completion": "b", "label": "2"}, r"found '2' under 'label'"),
+    ("marks", {"prompt": "a", "completion": "b", "label": [True]}, r"found \[True\] under 'label'"),
     ("marks", {"prompt": "a", "completion": "b", "label": None}, r"found neither 'label' nor 'kto_tag'"),
     ("marks", {"prompt": "a", "completion": "b", "label": ""}, r"found neither 'label' nor 'kto_tag'"),
     ("marks", {"prompt": "a", "completion": "b", "label": True, "kto_tag": False}, r"found both 'label' and 'kto_tag'"),

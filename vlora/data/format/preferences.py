@@ -30,6 +30,7 @@ WORSE_ONLY = ("rejected_response", "rejected_messages")
 """Columns of a worse answer beside a conversation that ends with the better one."""
 MARKS = ("label", "kto_tag")
 """Columns that say whether an answer is wanted."""
+_WRITTEN_MARKS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 WANTED = dict.fromkeys(MARKS, "whether the answer is wanted")
 
 _ANSWERING = ("assistant", "tool")
@@ -142,13 +143,16 @@ def _read_marked(row: Row, source: str) -> Conversation:
         raise SampleError(msg)
     (column,) = found
     mark = row[column]
-    if not (isinstance(mark, (bool, int, float)) or type(mark).__name__ == "bool_") or mark not in (0, 1):
+    # The cells of a CSV file are texts, NumPy's marks a type of its own.
+    is_one = isinstance(mark, (str, bool, int, float)) or type(mark).__name__ in ("bool", "bool_")
+    is_wanted = _WRITTEN_MARKS.get(str(mark).strip().lower()) if is_one else None
+    if is_wanted is None:
         msg = f"{source}: found {show(mark)} under {column!r}, expected true if the answer is wanted, and false if not"
         raise SampleError(msg)
     talk = read_conversation({name: value for name, value in row.items() if name not in MARKS}, source)
     n_answer = _count_answer(talk.messages)
     _check_answer(talk.messages[len(talk.messages) - n_answer :], "the conversation", source)
-    return Conversation(talk.messages, (*talk.used, column), n_answer=n_answer, is_wanted=bool(mark))
+    return Conversation(talk.messages, (*talk.used, column), n_answer=n_answer, is_wanted=is_wanted)
 
 
 def _list_answer(value: Any, where: str) -> Sequence[Message]:

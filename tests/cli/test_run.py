@@ -1,6 +1,7 @@
 """The command that asks a model: once, in a conversation, and what it says of slips."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def type_in(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
     monkeypatch.setattr("builtins.input", read)
 
 
-def test_one_question(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_question(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The answer alone is printed, or an object; slips are one sentence, before anything is loaded."""
     words = ["run", str(adapter), "--image", str(adapter / "a.png"), "--prompt", "What is it?", "--max-tokens", "6"]
     assert main([*words, "--json"]) == 0
@@ -53,6 +54,13 @@ def test_one_question(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "--prompt: found no question" in complaint(["run", str(adapter), "--prompt", " "], capsys)
     assert complaint(["run", "nowhere"], capsys).startswith("vlora: model: there is no folder 'nowhere'")
     assert complaint(["run", str(adapter), "--base", "nowhere"], capsys).startswith("vlora: --base: there is no folder")
+    gone = tmp_path / "gone"
+    shutil.copytree(adapter, gone)
+    config = json.loads((gone / "adapter_config.json").read_text())
+    config["base_model"] = config["base"]["path"] = str(tmp_path / "nowhere")
+    (gone / "adapter_config.json").write_text(json.dumps(config))
+    told = complaint(["run", str(gone), "--prompt", "a"], capsys)
+    assert told.startswith(f"vlora: the base that {gone} names (--base gives another place): there is no folder")
     assert "must be 0 or greater" in complaint([*words, "--temperature", "-1"], capsys)
 
 

@@ -57,6 +57,21 @@ def stacked(joined: int = 64, inputs: int = 48, outputs: int = 48, values: int =
         (QWEN, adapter(rank_pattern={"x": 600}), "ranks up to 512, and the adapter has 600"),
         ("Gemma3nForConditionalGeneration", adapter(), "no adapters of Gemma3nForConditionalGeneration models"),
         ("MllamaForConditionalGeneration", adapter(), "no class for MllamaForConditionalGeneration models"),
+        (
+            "Glm4vForConditionalGeneration",
+            adapter(target_modules=["model.visual.blocks.0.mlp.gate_proj"]),
+            "does not find model.visual.blocks.0.mlp.gate_proj",
+        ),
+        (
+            "Glm5NextForConditionalGeneration",
+            adapter(target_modules=["model.language_model.layers.0.self_attn.kv_a_proj_with_mqa"]),
+            "does not find model.language_model.layers.0.self_attn.kv_a_proj_with_mqa",
+        ),
+        (
+            "Glm5NextForConditionalGeneration",
+            adapter(target_modules=["model.language_model.layers.0.self_attn.forget_gate.f_b_proj"]),
+            "f_b_proj",
+        ),
         (ERNIE, adapter(target_modules=["model.layers.1.mlp.experts.0.up_proj"]), f"finds no experts of {ERNIE}"),
         (MISTRAL, adapter(("model.vision_tower.x",)), f"passes over adapters of {MISTRAL} towers"),
     ],
@@ -65,6 +80,22 @@ def test_what_it_does_not_take_is_refused(kind: str, made: PeftAdapter, told: st
     """One sentence, which says to fuse."""
     with pytest.raises(ModelError, match=f"^--to vllm: .*{told}.*vlora fuse"):
         check_vllm(made, {"architectures": [kind]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("Glm4vForConditionalGeneration", "model.visual.blocks.0.attn.proj"),
+        ("Glm4vForConditionalGeneration", "model.language_model.layers.0.mlp.gate_up_proj"),
+        ("GlmOcrForConditionalGeneration", "model.visual.blocks.0.mlp.down_proj"),
+        ("Glm5NextForConditionalGeneration", "model.language_model.layers.0.mlp.shared_experts.gate_proj"),
+        ("Glm5NextForConditionalGeneration", "model.language_model.layers.0.self_attn.o_proj"),
+        (QWEN, "model.visual.blocks.0.mlp.gate_proj"),
+    ],
+)
+def test_layers_beside_those_that_it_does_not_find_are_taken(kind: str, layer: str) -> None:
+    """Only those names are refused that a class joins with others and does not list."""
+    check_vllm(adapter(target_modules=[layer]), {"architectures": [kind]})
 
 
 def test_a_base_that_names_no_architecture_is_refused() -> None:

@@ -47,6 +47,11 @@ glm5_next the updates of vlora's adapters, up to 2e-7 of the largest. Refused ar
 those of llama4, which multiply from the right, of nemotron_h_nano_omni, which have no gates, and experts of which only
 some layers have adapters.
 
+The names of layers that a class joins with others have to stand in its `packed_modules_mapping`, or it refuses the
+folder (`check_unexpected_modules`), which `vllm_names.py` does not see. By reading that mapping of the families above,
+those of the attention of glm5_next and of the gates in the towers of glm4v and glm_ocr do not stand there. Adapters of
+them are refused since the names above were counted.
+
 llama.cpp's `convert_lora_to_gguf.py` (of llama-cpp-python 0.3.36) converts the folders that `--to gguf` writes of the
 rsLoRA adapters of qwen3_vl, qwen2_vl and llava (28 of 28 tensors each) and of gemma3 (56 of 56), and of the PiSSA
 adapter of qwen2_vl (28 of 28); alpha is the rank in each, and the numbers are those of the folders.

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..system.nouns import with_noun
 from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
-from .failures import naming_arguments
+from .failures import name_base, naming_arguments
 from .screen import Screen
 from .status import DONE
 
@@ -55,7 +55,7 @@ def show_exported(adapter: str, program: str, out: Path | None, base: str | None
     """
     from ..export.programs import export
 
-    with naming_arguments({"model.path": "--base"}):
+    with naming_arguments({"model.path": name_base(adapter, base)}):
         exported = export(adapter, program, out, base)
     console.tell(exported)
     for line in exported.notes:

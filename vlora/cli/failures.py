@@ -31,6 +31,11 @@ def naming_arguments(arguments: Mapping[str, str]) -> Iterator[None]:
         raise
 
 
+def name_base(adapter: str, base: str | None) -> str:
+    """Say where an adapter's base is named: by the argument, or, where that is not given, by the adapter itself."""
+    return "--base" if base is not None else f"the base that {adapter} names (--base gives another place)"
+
+
 def explain(error: BaseException, typed: Sequence[str], recipe: Recipe | None) -> tuple[str, int]:
     """Return the sentence that describes an error, notes included, and the exit status.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..system.nouns import with_noun
 from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
-from .failures import naming_arguments
+from .failures import name_base, naming_arguments
 from .screen import Screen
 from .status import DONE
 from .units import format_bytes
@@ -61,7 +61,7 @@ def show_fused(adapter: str, out: Path | None, quantize: str, base: str | None, 
     """
     from ..export.fuse import fuse
 
-    with naming_arguments({"model.path": "--base"}):
+    with naming_arguments({"model.path": name_base(adapter, base)}):
         fused = fuse(adapter, out, quantize=quantize, base=base)  # type: ignore[arg-type]
     if fused.note is not None:
         console.print(f"note: {fused.note}", markup=False, soft_wrap=True)

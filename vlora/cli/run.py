@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import RecipeError, VloraError
 from .arguments import Parser, named, positive
 from .arguments import make_parser as make_plain_parser
-from .failures import naming_arguments
+from .failures import name_base, naming_arguments
 from .screen import Screen
 from .status import DONE
 
@@ -81,7 +81,8 @@ def carry_out(parsed: argparse.Namespace, console: Screen) -> int:
     from ..run.talking import open_talk
 
     options = AnswerOptions(max_new_tokens=parsed.max_tokens, temperature=parsed.temperature)
-    with naming_arguments({"model.path": "--base" if is_adapter(parsed.model) else "model"}):
+    named = name_base(parsed.model, parsed.base) if is_adapter(parsed.model) else "model"
+    with naming_arguments({"model.path": named}):
         asked = open_talk(parsed.model, options, base=parsed.base, system=parsed.system)
     if asked.note is not None:
         console.print(f"note: {asked.note}", markup=False, soft_wrap=True)

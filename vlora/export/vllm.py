@@ -1,6 +1,7 @@
 """What vLLM takes of an adapter in PEFT's layout. Pure."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,21 @@ PUBLISHED = frozenset(
 
 EXPERTS_RENAMED = frozenset({"Ernie4_5_VLMoeForConditionalGeneration"})
 """Architectures whose classes rename experts where they load weights, and not where they read an adapter's names."""
+
+
+_TOWER_GATES = re.compile(r"\.visual\..*\.(gate|up)_proj$")
+
+UNFOUND = {
+    "Glm4vForConditionalGeneration": _TOWER_GATES,
+    "GlmOcrForConditionalGeneration": _TOWER_GATES,
+    "Glm5NextForConditionalGeneration": re.compile(
+        r"\.layers\..*\.((q|k|v|b|f_a|f_b|g_a|q_a)_proj|kv_a_proj_with_mqa)$"
+    ),
+}
+"""Layers of architectures that vLLM joins with others, and whose names its class's `packed_modules_mapping` lacks.
+
+It refuses the whole folder then ("expected target modules", vllm/lora/lora_model.py), or passes such a layer over.
+"""
 
 
 def is_named_as_published(config: Mapping[str, Any]) -> bool:
@@ -121,6 +137,10 @@ def check_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> None:
             f"vLLM finds no experts of {kind} models by an adapter's names",
         ),
         (
+            (lost := _find_lost(adapter, kind)) is not None,
+            f"vLLM does not find {lost} of {kind} models, which it joins with other layers, by an adapter's names",
+        ),
+        (
             (alien := _find_alien_stack(adapter)) is not None,
             f"vLLM takes experts with gates, with adapters of all their layers, and {alien} has others",
         ),
@@ -129,6 +149,12 @@ def check_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> None:
         if applies:
             msg = f"--to vllm: {reason}; {FUSE}"
             raise ModelError(msg)
+
+
+def _find_lost(adapter: PeftAdapter, kind: str) -> str | None:
+    """Find a layer that the class of an architecture does not find; None if there is none."""
+    pattern = UNFOUND.get(kind)
+    return next((name for name in adapter.config["target_modules"] if pattern and pattern.search(name)), None)
 
 
 def _stacks(adapter: PeftAdapter) -> list[str]:

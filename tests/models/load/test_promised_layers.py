@@ -82,3 +82,20 @@ def test_adapters_that_lack_what_they_promise_are_refused(whole: Path, tmp_path:
         models.load_adapter(backbone, tmp_path, files=files)
     assert "\n" not in str(raised.value)
     assert list(lora_layers(backbone.module)) == []
+
+
+@pytest.mark.parametrize("listed", ["language_model.model.layers.5.mlp.up_proj", "model.layers.0.self_attn.x_proj"])
+def test_a_listed_layer_that_the_model_lacks_is_refused(whole: Path, tmp_path: Path, listed: str) -> None:
+    """A configuration that names one layer by its number, of another model or a damaged one."""
+    config: dict[str, Any] = json.loads((whole / "adapter_config.json").read_text())
+    config.pop("adapted_layers", None)
+    names = [name.removesuffix(".lora_a") for name in load_arrays(whole / "adapters.safetensors") if "lora_a" in name]
+    config["lora_parameters"]["keys"] = [*names, listed]
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), load_arrays(whole / "adapters.safetensors"))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    section = ModelSection(path=str(whole.parent / "model"))
+    files = models.find_model(section)
+    backbone, _ = models.abstract_backbone(files, section)
+    with pytest.raises(CheckpointError, match=f"lists {listed}, which the model does not have"):
+        models.load_adapter(backbone, tmp_path, files=files)
+    assert list(lora_layers(backbone.module)) == []

@@ -106,6 +106,12 @@ def _complete(
     if listed and not any(f".{layer}".endswith(f".{name}") for layer in layers for name in listed):
         msg = f"{where}: lists {listed[0]!r}, and the arrays are of others, as {layers[0]}; do they belong together?"
         raise CheckpointError(msg)
+    # A name with a number stands for one layer; mlx-lm's have none, and stand for those of their name in each layer.
+    numbered = [name for name in listed if any(part.isdigit() for part in name.split("."))]
+    alien = next((name for name in numbered if not {name, f"{within}.{name}"} & known), None)
+    if alien is not None:
+        msg = f"{where}: lists {alien}, which the model does not have; was it trained on another model?"
+        raise CheckpointError(msg)
     unread = unread_layers(module)
     adaptable = [name.removesuffix(".weight") for name in reversed(_adaptable(module))]
     adaptable = [name for name in adaptable if name not in unread]

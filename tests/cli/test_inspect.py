@@ -74,7 +74,7 @@ def test_inspect_bad_row(
 
     assert inspect(checkpoint, rows) == 2
     text = capsys.readouterr().out
-    assert text.startswith("rows.jsonl train row 0\n  cannot read the image")
+    assert text.startswith("rows.jsonl train row 0\n  line 1 of rows.jsonl: cannot read the image")
     assert "[bold]markup[/bold]" in text
     assert "3 rows: 1 cannot be learned from" in text
 

@@ -205,12 +205,12 @@ def test_a_bad_row_ends_the_run(
     options += ["--output-path", str(tmp_path / "out")]
 
     message = complaint(options, capsys)
-    assert "rows.jsonl train row 1: cannot read the image" in message
+    assert "rows.jsonl train row 1: line 2 of rows.jsonl: cannot read the image" in message
     assert not (tmp_path / "out" / "adapters.safetensors").exists()
 
     assert main([*options, "--set", "data.on_bad_row=skip"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "skipped rows.jsonl train row 1: cannot read the image" in printed
+    assert "skipped rows.jsonl train row 1: line 2 of rows.jsonl: cannot read the image" in printed
     assert "rows skipped, in all epochs together: 1;" in printed
 
 

@@ -111,6 +111,48 @@ def test_custom_prompt_format(tmp_path: Path) -> None:
     assert describe(read(path, custom_prompt_format=prompt)) == [("Say something about cats.", "A cat.", [])]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "lines"),
+    [
+        ("rows.jsonl", '{"question": "q", "answer": "a"}\n{"question": "q"}\n{"question": "q", "answer": ""}', (2, 3)),
+        ("rows.json", '[\n {"question": "q", "answer": "a"},\n\n {"question":\n "q"}, {"question": "q"}\n]', (4, 5)),
+        ("rows.csv", 'question,answer\n"a\nb",c\n"q\nr",\nq,\n', (4, 6)),
+    ],
+)
+def test_rows_are_found_by_their_lines(
+    name: str, text: str, lines: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in a row names the line on which it begins, however many there are, and however the file is read."""
+    monkeypatch.setattr("vlora.data.readers.text_table.CHUNK_BYTES", 16)
+    (tmp_path / name).write_text(text)
+    rows = read(tmp_path / name)
+
+    assert rows[0].turns[1].text in ("a", "c")
+    for number, line in zip((1, 2), lines, strict=True):
+        with pytest.raises(SampleError, match=rf"^{name} train row {number}: line {line} of {name}: "):
+            rows[number]
+        said = f"{name} train row {number}: "
+        with pytest.raises(SampleError, match=rf"^{said}line {line} of {name}: too long$"), rows.locating(number):
+            raise SampleError(said + "too long")
+
+
+def test_rows_without_lines_are_named_by_their_number() -> None:
+    """Rows that a list holds stand in no file."""
+    rows = RowDataset(name="rows", table=[{"question": "q"}], indices=range(1))
+    with pytest.raises(SampleError, match=r"^rows row 0: columns question"):
+        rows[0]
+
+
+def test_lines_of_joined_files(tmp_path: Path) -> None:
+    """Each file counts its own lines, also within a mixture of files."""
+    for name in ("a", "b"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"question": "q", "answer": "a"}, {"question": name}])
+    rows, _ = read_rows(DataSection(path=str(tmp_path / "*.jsonl")))
+    for number, name in ((1, "a"), (3, "b")):
+        with pytest.raises(SampleError, match=rf"line 2 of {name}\.jsonl: columns question hold no conversation"):
+            rows[number]
+
+
 def test_broken_line(tmp_path: Path) -> None:
     """A line that is no row is one row's error, with the row's number and the line's."""
     path = tmp_path / "rows.jsonl"
@@ -163,7 +205,9 @@ def test_row_that_is_no_conversation(tmp_path: Path) -> None:
     """A row without a conversation is reported with the data set's name and its number."""
     path = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a"}, {"question": "q", "answer": None}])
 
-    with pytest.raises(SampleError, match=r"^rows.jsonl train row 1: the column .answer. has no value"):
+    with pytest.raises(
+        SampleError, match=r"^rows.jsonl train row 1: line 2 of rows.jsonl: the column .answer. has no value"
+    ):
         read(path)[1]
 
 

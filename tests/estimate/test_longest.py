@@ -70,7 +70,10 @@ def test_bad_rows_do_not_stand_for_the_others(checkpoint: CheckpointFactory, tmp
 
     assert not found.unread
     assert [len(row.tokens) for row in found.train.rows] == [60, 60]
-    assert ", without 2 rows that cannot be read (train.jsonl train row 0: no token is" in found.train_source
+    assert (
+        ", without 2 rows that cannot be read (train.jsonl train row 0: line 1 of train.jsonl: no token is"
+        in found.train_source
+    )
     assert [prompt.length for prompt in found.prompts] == [57, 52, 47]
     assert "its question of 67 tokens leaves no room" in found.prompts_source
 

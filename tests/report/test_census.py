@@ -89,7 +89,7 @@ def test_what_is_found(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
 
     assert sorted(refusal.n_rows for refusal in census.refused.values()) == [1, 2]
     (alike,) = (refusal for refusal in census.refused.values() if refusal.n_rows == len(BAD) - 1)
-    assert alike.first.startswith("rows.jsonl train row 5: cannot read the image ")
+    assert alike.first.startswith("rows.jsonl train row 5: line 6 of rows.jsonl: cannot read the image ")
     assert "nowhere.png: No such file" in alike.first
     assert (census.n_duplicates, census.first_duplicate) == (1, "rows.jsonl train row 3 equals row 0")
     assert census.longest_source == "rows.jsonl train row 2"
@@ -120,7 +120,7 @@ def test_the_command(checkpoint: CheckpointFactory, tmp_path: Path, capsys: pyte
     bad = write_rows(tmp_path, "bad.jsonl", [*GOOD, *BAD])
     assert main(["inspect", "--all", f"--dataset={bad}", *options]) == 2
     printed = capsys.readouterr().out
-    assert "    2 such as bad.jsonl train row 5: cannot read the image" in printed
+    assert "    2 such as bad.jsonl train row 5: line 6 of bad.jsonl: cannot read the image" in printed
     assert printed.endswith("8 rows: 3 cannot be learned from\n")
 
 
@@ -140,14 +140,14 @@ def test_damaged_images_are_found_where_they_are_decoded(
     assert main([*command, "--decode"]) == 2
     printed = capsys.readouterr().out
     data = load_data(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out"))
-    with pytest.raises(SampleError) as caught:
+    with pytest.raises(SampleError) as caught, data.train.locating(0):
         data.encoder(data.train[0])
 
     assert "every picture was decoded" in printed
     assert f"    2 such as {caught.value}\n" in printed
     assert printed.endswith("3 rows: 2 cannot be learned from\n")
     assert main([*command[:1], *command[2:], "--decode", "--html", str(tmp_path / "rows.html")]) == 2
-    assert str(caught.value).partition(": ")[2][:30] in (tmp_path / "rows.html").read_text()
+    assert str(caught.value).partition(": ")[2].partition(": ")[2][:30] in (tmp_path / "rows.html").read_text()
 
 
 words = st.text("abcdef", min_size=1, max_size=8)

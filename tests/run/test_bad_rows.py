@@ -45,7 +45,7 @@ def test_a_bad_first_row_is_found_before_the_validation(
     options = {"data__valid_path": str(valid), "eval__answer_rows": 1, "train__batching": batching}
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options)
     events: list[Event] = []
-    with pytest.raises(SampleError, match=r"rows\.jsonl train row \d: cannot read the image"):
+    with pytest.raises(SampleError, match=r"rows\.jsonl train row \d: line \d of rows\.jsonl: cannot read the image"):
         events.extend(fit(recipe))
 
     assert not [event for event in events if not isinstance(event, Working)]
@@ -202,7 +202,9 @@ def test_tokens_that_the_model_does_not_have(options: dict[str, bool], tmp_path:
     rows.write_text("\n".join(map(json.dumps, lines)))
     keys = {"train__batch_size": 1, "train__epochs": 1, "data__shuffle": False, **options}
 
-    with pytest.raises(SampleError, match=rf"row 1: token {n_rows} \(<loc_1>\) is beyond .* {n_rows} rows"):
+    with pytest.raises(
+        SampleError, match=rf"row 1: line 2 of rows\.jsonl: token {n_rows} \(<loc_1>\) is beyond .* {n_rows} rows"
+    ):
         run(make_recipe(model, rows, tmp_path / "out", **keys))
     events = run(make_recipe(model, rows, tmp_path / "skipped", data__on_bad_row="skip", **keys))
     assert len(losses(events)) == 2

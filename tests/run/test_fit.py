@@ -262,7 +262,7 @@ def test_bad_row_stops_with_its_number(checkpoint: CheckpointFactory, rows: Path
     """A missing image stops the run with the row's number and what to do."""
     (tmp_path / "5.png").unlink()
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out")
-    with pytest.raises(SampleError, match=r"row 5: cannot read the image .*5\.png"):
+    with pytest.raises(SampleError, match=r"row 5: line 6 of \w+\.jsonl: cannot read the image .*5\.png"):
         run(recipe)
 
 

@@ -36,7 +36,8 @@ def first_examples(
     for index in itertools.islice(range(first, len(rows), every), n):
         found: Made | Bad | None
         try:
-            found = encode(rows[index])
+            with rows.locating(index):
+                found = encode(rows[index])
         except SampleError as error:
             found = on_bad(index, error)
         if found is not None:

@@ -172,7 +172,8 @@ class DataLoader:
             values, sample = rows.read(index)
             # Before its images are opened: a file that changes meanwhile is another one afterwards.
             mark = self.mark(index, values, sample) if rows is self.train else None
-            first, *others = self.encode(sample)
+            with rows.locating(index):
+                first, *others = self.encode(sample)
         except SampleError as error:
             return error
         # A mixture may have a row more than once in a microbatch.

@@ -56,6 +56,11 @@ class MixedRows(RowDataset):
         part, own = self.find_part(index)
         return part.name_row(own)
 
+    def line_of(self, index: int) -> str | None:
+        """Say on which line of its file a row begins; None of rows that are no lines."""
+        part, own = self.find_part(index)
+        return part.line_of(own)
+
     def name_source(self, index: int) -> str | None:
         """Name the source of a row; None of files that are one source together."""
         return None if self.mixture is None else self.find_part(index)[0].name

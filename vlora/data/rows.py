@@ -20,7 +20,7 @@ from .format.image_sizes import SizedImage
 from .format.samples import Preferences, Reading, read_sample
 from .readers.inline_images import is_inline
 from .readers.stream import RowStream
-from .readers.table import Table, names_images, place_in
+from .readers.table import Table, line_in, names_images, place_in
 from .readers.urls import is_url
 from .values import Row
 
@@ -115,11 +115,12 @@ class RowDataset:
         except SampleError as error:
             msg = f"{source}: {error}"
             raise SampleError(msg) from None
-        try:
-            sample, use = read_sample(row, source, self.reading)
-        except RecursionError:
-            msg = f"{source}: lists and objects are nested too deep"
-            raise SampleError(msg) from None
+        with self.locating(index):
+            try:
+                sample, use = read_sample(row, source, self.reading)
+            except RecursionError:
+                msg = f"{source}: lists and objects are nested too deep"
+                raise SampleError(msg) from None
         self._seen.add(use)
         if folder is not None:
             sample = attrs.evolve(sample, images=tuple(beside(image, folder) for image in sample.images))
@@ -130,6 +131,27 @@ class RowDataset:
         number = int(self.indices[index])
         place = place_in(self.table, number)
         return f"{self.name} row {number}" if place is None else place[0]
+
+    @contextlib.contextmanager
+    def locating(self, index: int) -> Iterator[None]:
+        """Name the line of a row in errors about it, where its file has lines: people look for it there.
+
+        Raises:
+            SampleError: As it was raised, with the line.
+        """
+        try:
+            yield
+        except SampleError as error:
+            name = f"{self.name_row(index)}: "
+            rest = error.message.removeprefix(name)
+            # An error of the file itself has it.
+            if rest != error.message and not rest.startswith("line ") and (line := self.line_of(index)) is not None:
+                error.message = f"{name}{line}: {rest}"
+            raise
+
+    def line_of(self, index: int) -> str | None:
+        """Say on which line of its file a row begins; None of rows that are no lines."""
+        return line_in(self.table, int(self.indices[index]))
 
     def name_source(self, index: int) -> str | None:
         """Name the source of a row; None of rows that are no mixture."""

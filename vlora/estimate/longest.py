@@ -174,7 +174,8 @@ class _Finder:
         measure, bad = models.RowMeasurer(self.data.encoder), list[SampleError]()
         for index in range(len(rows)):
             try:
-                measure(rows[index])
+                with rows.locating(index):
+                    measure(rows[index])
             except SampleError as error:
                 if not isinstance(error, UnwantedAnswerError):
                     bad.append(error)

@@ -158,4 +158,4 @@ STACKED = frozenset(
         "Qwen3_5MoeForConditionalGeneration",
     }
 )
-"""They take stacks of experts as they are; the others as a format to be named."""
+"""They take stacks of experts as they are; the others as a format that is named."""

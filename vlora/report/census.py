@@ -240,9 +240,10 @@ class _Count:
         try:
             sample = rows[index]
             fingerprint = _fingerprint(sample)
-            example = self.measure(sample)
-            if self.encoder is not None:
-                self.encoder.open_images(sample)
+            with rows.locating(index):
+                example = self.measure(sample)
+                if self.encoder is not None:
+                    self.encoder.open_images(sample)
         except SampleError as error:
             is_left_out = self.may_leave_out and isinstance(error, LongRowError)
             return _Counted(

@@ -76,7 +76,8 @@ def inspect_rows(data: Data, chosen: Sequence[Chosen]) -> Iterator[Inspected]:
     for row in chosen:
         try:
             sample = row.rows[row.index]
-            example, *others = models.encode_answers(data.encoder, sample)
+            with row.rows.locating(row.index):
+                example, *others = models.encode_answers(data.encoder, sample)
             found = describe(example, decode)
             found = attrs.evolve(found, is_wanted=sample.is_wanted, rejected=divide_answer(others, decode))
         except SampleError as error:

@@ -94,8 +94,8 @@ def test_bad_rows(
     look = look_at(data, Chosen(rows=data.train, index=0))
 
     assert look.problem is not None
-    assert look.problem.startswith(problem)
-    assert "rows.jsonl" not in look.problem
+    assert look.problem.removeprefix("line 1 of rows.jsonl: ").startswith(problem)
+    assert "train row" not in look.problem
     assert bool(look.pieces) == is_shown
 
 

@@ -1,7 +1,7 @@
 """Tables: rows by number, and concatenations of several tables.
 
 A table may declare its columns (`columns`), their kinds (`kinds`), whether objects have None for missing keys
-(`fills_gaps`) and where its rows stand (`place`); a list of rows declares nothing.
+(`fills_gaps`) and where its rows stand (`place`, `line`); a list of rows declares nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +34,14 @@ def place_in(table: Table, index: int) -> tuple[str, Path | None] | None:
     """Name a row, and give the folder where its image paths begin; None of a table that does not know them."""
     place: Callable[[int], tuple[str, Path | None]] | None = getattr(table, "place", None)
     return None if place is None else place(index)
+
+
+def line_in(table: Table, index: int) -> str | None:
+    """Say on which line of its file a row begins; None of a table whose rows are no text."""
+    if isinstance(table, JoinedTable):
+        return line_in(*table.find(index))
+    line: Callable[[int], str | None] | None = getattr(table, "line", None)
+    return None if line is None else line(index)
 
 
 def columns_in(table: Table) -> Sequence[str] | None:
@@ -73,10 +81,15 @@ class JoinedTable:
 
     def __getitem__(self, index: int) -> Row:
         """Read a row."""
+        table, own = self.find(index)
+        return table[own]
+
+    def find(self, index: int) -> tuple[Table, int]:
+        """Find the table of a row, and its number there."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = int(np.searchsorted(self._ends, index, side="right"))
-        return self.tables[number][index - int(self._ends[number]) + len(self.tables[number])]
+        return self.tables[number], index - int(self._ends[number]) + len(self.tables[number])
 
     @property
     def kinds(self) -> Mapping[str, str]:

@@ -4,12 +4,14 @@ A file is scanned once for the positions of its records (`vlora.data.readers.rec
 no file is loaded.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import SampleError
 from ...system.pickling import reduce_error
@@ -27,6 +29,7 @@ _MARKS = (
     (b"\xfe\xff", "UTF-16"),
     (b"\x1f\x8b", "compressed with gzip"),
 )
+LINE_FEED = b"\n"
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
@@ -87,6 +90,27 @@ class TextTable:
     def columns(self) -> Sequence[str] | None:
         """The columns of a CSV."""
         return [*self.kinds] or None
+
+    def line(self, index: int) -> str | None:
+        """Say on which line of the file a row begins; None if the file can no longer be read."""
+        start = int(self.spans[0].starts[index])
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                before = file.read(self._place(index, 0) - start)
+            return f"line {int(self._lines[index]) + before.count(LINE_FEED):,} of {self.name}"
+        except OSError:
+            return None
+
+    @functools.cached_property
+    def _lines(self) -> npt.NDArray[np.int64]:
+        """The lines on which records begin, from 1: counted once, since a file may have many rows with errors."""
+        with self.path.open("rb") as file:
+            chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
+            ends = [np.flatnonzero(np.frombuffer(chunk, np.uint8) == LINE_END) for chunk in chunks]
+        found = [own + number * CHUNK_BYTES for number, own in enumerate(ends)]
+        starts = np.asarray(self.spans[0].starts)
+        return np.searchsorted(np.concatenate(found), starts) + 1 if found else np.ones(len(starts), np.int64)
 
     def _place(self, index: int, number: int) -> int:
         """Return the position of the first byte of a row, or of its value in a column, that is not blank."""

@@ -7,9 +7,11 @@ import pytest
 
 from tests.data.streams import write_lines
 from vlora.data import stream_opening
+from vlora.data.drawn_rows import draw_rows
+from vlora.data.mixed_rows import mix_rows
 from vlora.data.rows import RowDataset
 from vlora.data.stream_opening import check_streams, read_streams
-from vlora.errors import RecipeError
+from vlora.errors import RecipeError, SampleError
 from vlora.recipe.schema import DataSection
 
 
@@ -84,3 +86,32 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     check_streams(section(path, valid_path=path))
     with pytest.raises(RecipeError, match=r"data\.path: cannot read .*it has no rows"):
         read_streams(section(path))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+@pytest.mark.parametrize("is_mixture", [False, True], ids=["one", "mixture"])
+def test_errors_name_the_line(ending: str, is_mixture: bool, tmp_path: Path) -> None:
+    """Of first rows, of drawn ones in any order, and of sources of a mixture; what the file itself says has it."""
+    bad = {"jsonl": '{"messages": [{"role": "user", "content": "q"}]}', "csv": '"What\nis it?",'}[ending]
+    good = {"jsonl": '{"question": "q", "answer": "a"}', "csv": '"q\nr",a'}[ending]
+    head = {"jsonl": [], "csv": ["question,answer"]}[ending]
+    (tmp_path / f"rows.{ending}").write_text("\n".join([*head, good, bad, good, bad]))
+    (train,) = [rows for rows in read_streams(section(str(tmp_path / f"rows.{ending}"))) if rows is not None]
+    rows = mix_rows("all", [train, train], weights=(1, 1)) if is_mixture else train
+    drawn = draw_rows(rows)
+    for source, stream in enumerate(drawn.streams):
+        for number, row in enumerate(stream.find([0])):
+            drawn.put(4 * source + number, source, row, n_reads=2)
+    lines = {"jsonl": (2, 4), "csv": (4, 8)}[ending]
+
+    for read, number, line in (
+        (each, number, line)
+        for each in (rows, drawn.rows)
+        for number, line in ((3, lines[1]), (1, lines[0]), (len(drawn) - 1, lines[1]))
+    ):
+        name = f"rows.{ending} row {number % 4}: line {line} of rows.{ending}: "
+        with pytest.raises(SampleError, match=f"^{name}"):
+            read[number]
+        error = SampleError(f"rows.{ending} row {number % 4}: too long")
+        with pytest.raises(SampleError, match=f"^{name}too long$"), read.locating(number):
+            raise error

@@ -165,7 +165,7 @@ def test_questions_that_are_too_long_are_passed_over(
     answered = [prediction.row for prediction, _ in read_predictions(tmp_path / "out" / PREDICTIONS_NAME)]
 
     assert len(skipped) == 2
-    assert all("row 1: its question of" in reason for reason in skipped)
+    assert all("row 1: line 2 of rows.jsonl: its question of" in reason for reason in skipped)
     assert answered == [f"rows.jsonl train row {number}" for number in (0, 2)] * 2
 
 

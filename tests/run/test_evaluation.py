@@ -1,5 +1,6 @@
 """A model evaluated apart from its run: the adapter, a numbered one, the base, or the whole model that was trained."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import attrs
 import pytest
 
 from tests.runs import make_recipe, run
-from vlora.errors import EvaluationError, RecipeError
+from vlora.errors import EvaluationError, RecipeError, SampleError
 from vlora.evaluation.prediction import Prediction, read_predictions
 from vlora.events import Working
 from vlora.output.paths import BEST_FILE, EVALUATION_NAME, PREDICTIONS_NAME
@@ -114,6 +115,22 @@ def test_other_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -
         evaluate(mixture, is_base=True, split="nowhere")
     sliced = evaluate(recipe, is_base=True, split="train[5:]")[1]
     assert [prediction.row for prediction in sliced.predictions] == ["rows.jsonl train row 5", "rows.jsonl train row 6"]
+
+
+@pytest.mark.parametrize("field", ["image", "question"])
+def test_rows_that_cannot_be_answered_name_their_lines(
+    field: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """Whether the row cannot be read or its question leaves no room."""
+    bad = {"question": "word " * 5_000 if field == "question" else "q", "answer": "a", "image": "nowhere.png"}
+    if field == "question":
+        del bad["image"]
+    rows.write_text(rows.read_text().splitlines()[0] + "\n" + json.dumps(bad) + "\n")
+    keys = {"eval__max_new_tokens": 1, "data__on_long_row": "raise"}
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **keys)
+    why = {"image": "cannot read the image", "question": "its question of"}[field]
+    with pytest.raises(SampleError, match=rf"^rows\.jsonl train row 1: line 2 of rows\.jsonl: {why}"):
+        evaluate(recipe, is_base=True, split="train")
 
 
 def test_answers_stay_where_a_metric_fails(

@@ -7,7 +7,8 @@ import attrs
 
 from ..types import RowMark
 from .mixed_rows import MixedRows
-from .readers.stream import Drawn, DrawnTable, Place, RowStream
+from .readers.stream import Drawn, Place, RowStream
+from .readers.stream_tables import DrawnTable
 from .rows import RowDataset
 
 NUMBERS = range(sys.maxsize)

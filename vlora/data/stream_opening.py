@@ -8,9 +8,10 @@ from ..errors import RecipeError
 from ..recipe.schema import DataSection
 from .format.samples import Preferences
 from .opening import find_commit, load_split, make_dataset, naming, parse_key
-from .readers.stream import PlacesTable, RowStream
+from .readers.stream import RowStream
 from .readers.stream_files import find_local
 from .readers.stream_kinds import check_stream, find_files, is_read_by_number, reader_for
+from .readers.stream_tables import PlacesTable
 from .rows import RowDataset
 from .splits import SplitPart
 

@@ -1,6 +1,7 @@
 """Rows answered by a model, as metrics take them."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from ..arguments import expect_type
@@ -67,9 +68,11 @@ def predict(
         should_stop=should_stop,
         workers=workers,
     )
+    asked = range(len(rows)) if indices is None else indices
+    locating = rows.locating if isinstance(rows, RowDataset) else nullcontext
     style = backbone.family.format.boxes
     with generating(backbone):
-        for found in answerer.answer(range(len(rows)) if indices is None else indices, read_row):
+        for found in answerer.answer(asked, read_row, locating=locating):
             if isinstance(found, Answered):
                 yield _describe(found, step, read.pop(found.index, {}), None if style is None else style.name)
             elif on_bad_row is None:

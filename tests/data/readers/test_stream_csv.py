@@ -41,7 +41,10 @@ def test_rows_are_those_of_the_file_read_by_number(tmp_path: Path, rows: list[li
     assert [read(lambda at: reader.read(found[at].number, found[at].offset), index) for index in range(len(found))] == [
         read(table.__getitem__, index) for index in range(len(table))
     ]
-    for place, row in enumerate(found):
+    again = open_records(local_file(path, tmp_path))
+    for place, row in reversed([*enumerate(found)]):
+        line = f"line {again.line(row.number, row.offset):,} of rows.csv"
+        assert line == table.line(place) == f"line {reader.line(row.number, row.offset):,} of rows.csv"
         assert list(reader.find(Found(row.number, row.offset))) == found[place:]
 
 

@@ -11,7 +11,7 @@ from ..values import Row
 from .csv_files import name_columns, read_record, recognize, skip_separator_line
 from .record_spans import split_record
 from .stream import Found
-from .stream_files import StreamFile, line_at
+from .stream_files import LineNumbers, StreamFile, line_at
 from .text_table import SAMPLE_BYTES, check_encoding, describe_bytes
 
 LONGEST_RECORD = 1 << 26
@@ -32,6 +32,11 @@ class CsvReader:
     columns: Sequence[str]
     separator: str
     _begin: int
+    _lines: LineNumbers = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Count the file's own lines."""
+        object.__setattr__(self, "_lines", LineNumbers(self.file))
 
     @property
     def kinds(self) -> Mapping[str, str]:
@@ -73,8 +78,13 @@ class CsvReader:
         try:
             return read_record(_decode(kept or self._record(offset)), self.columns, self.separator)
         except ValueError as error:
-            msg = f"line {line_at(self.file, offset):,} of {self.file.name}: {error}"
+            msg = f"line {self._lines.find(offset):,} of {self.file.name}: {error}"
             raise SampleError(msg) from None
+
+    def line(self, number: int, offset: int) -> int | None:
+        """Say on which line a row begins, from 1; None of a file that is far, which would be fetched up to there."""
+        del number
+        return None if self.file.folder is None else self._lines.find(offset)
 
     def _record(self, offset: int) -> bytes:
         with self.file.open() as file:

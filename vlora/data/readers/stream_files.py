@@ -1,8 +1,11 @@
 """The files of a stream: where they are, and how they are opened."""
 
+import bisect
+import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import attrs
 
@@ -38,14 +41,47 @@ class StreamFile:
         return cast("BinaryIO", xopen(self.path, "rb"))
 
 
+@attrs.define(eq=False)
+class LineNumbers:
+    """The lines of a file's bytes; only for errors, since they are counted by reading the file.
+
+    Attributes:
+        file: The file.
+    """
+
+    file: StreamFile
+    _known: list[tuple[int, int]] = attrs.field(factory=lambda: [(0, 1)], init=False)
+    _lock: Any = attrs.field(factory=threading.Lock, init=False)
+
+    def find(self, place: int) -> int:
+        """Say on which line a byte is, from 1: counted from the nearest one before it that was asked for.
+
+        Many rows of a file may have errors, and they come about in its order.
+        """
+        with self._lock:
+            number = bisect.bisect(self._known, (place, sys.maxsize)) - 1
+            before, line = self._known[number]
+            if before == place:
+                return line
+            line += _count_ends(self.file, before, place)
+            self._known.insert(number + 1, (place, line))
+            return line
+
+
 def line_at(file: StreamFile, place: int) -> int:
-    """Count the lines up to a byte; only for errors, since it reads the file."""
-    n_lines = 1
+    """Say on which line of a file a byte is; only for errors, since it reads the file."""
+    return 1 + _count_ends(file, 0, place)
+
+
+def _count_ends(file: StreamFile, first: int, last: int) -> int:
+    """Count the line ends between two bytes."""
+    n_ends, left = 0, last - first
     with file.open() as opened:
-        while place > 0 and (chunk := opened.read(min(place, CHUNK_BYTES))):
-            n_lines += chunk.count(b"\n")
-            place -= len(chunk)
-    return n_lines
+        opened.seek(first)
+        while left > 0 and (chunk := opened.read(min(left, CHUNK_BYTES))):
+            n_ends += chunk.count(b"\n")
+            left -= len(chunk)
+    return n_ends
 
 
 def explain_damage(find: Callable[[], Iterable[object]]) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import attrs
 
@@ -107,12 +108,19 @@ class Answerer:
     should_stop: Callable[[], bool] = never
     workers: WorkerPool | None = None
 
-    def answer(self, rows: Iterable[int], read: Callable[[int], Sample]) -> Iterator[Answered | SampleError]:
+    def answer(
+        self,
+        rows: Iterable[int],
+        read: Callable[[int], Sample],
+        *,
+        locating: Callable[[int], AbstractContextManager[object]] = nullcontext,
+    ) -> Iterator[Answered | SampleError]:
         """Answer the first question of each row, in order.
 
         Args:
             rows: Places of rows.
             read: Returns the row at a place.
+            locating: Says in errors of the row at a place where it stands, as `RowDataset.locating` does.
 
         Yields:
             The answer, or the error.
@@ -124,9 +132,10 @@ class Answerer:
 
         def ask(index: int) -> Asked:
             try:
-                question = asked(read(index))
-                # Pixels are packed, or features read, so that many rows can be held.
-                example = self.backbone.prepare(question.prompt.example, spell)
+                with locating(index):
+                    question = asked(read(index))
+                    # Pixels are packed, or features read, so that many rows can be held.
+                    example = self.backbone.prepare(question.prompt.example, spell)
             except SampleError as error:
                 return index, error
             return index, attrs.evolve(question, prompt=Prompt(example, question.prompt.length))

@@ -88,15 +88,17 @@ def look_at(data: Data, chosen: Chosen, most_bytes: int = MOST_BYTES) -> RowLook
     try:
         sample = chosen.rows[chosen.index]
         is_pair = encoder.family.format.is_encoder_decoder
-        whole = encoder(sample) if is_pair else encoder.encode_untruncated(sample)
-        opened = encoder.open_images(sample)
-        _, *others = models.encode_answers(encoder, sample) if sample.rejected else (whole,)
+        with chosen.rows.locating(chosen.index):
+            whole = encoder(sample) if is_pair else encoder.encode_untruncated(sample)
+            opened = encoder.open_images(sample)
+            _, *others = models.encode_answers(encoder, sample) if sample.rejected else (whole,)
     except SampleError as error:
         return attrs.evolve(look, problem=_without_name(error, chosen))
     look = attrs.evolve(look, images=_look_at_images(encoder, sample, whole, opened, most_bytes))
     look = attrs.evolve(look, inputs=tuple((name, _describe(value)) for name, value in whole.inputs.items()))
     try:
-        kept = whole if is_pair else truncate(whole, encoder.data)
+        with chosen.rows.locating(chosen.index):
+            kept = whole if is_pair else truncate(whole, encoder.data)
     except SampleError as error:
         look, kept = attrs.evolve(look, problem=_without_name(error, chosen)), whole
     roles = models.find_roles(encoder, sample, whole)

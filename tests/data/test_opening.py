@@ -7,8 +7,6 @@ from pathlib import Path
 
 import datasets
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.data.data_sets import KINDS, N_ROWS, describe, problem_of, read, write_jsonl, write_source
 from vlora.data.opening import read_rows
@@ -65,29 +63,6 @@ def test_columns_that_a_table_lacks(tmp_path: Path) -> None:
 
     with pytest.raises(RecipeError, match=r"^data.columns.replay: .* has no such column; did you mean 'reply'\?$"):
         read_rows(DataSection(path=str(path), columns={"replay": "answer"}))
-
-
-@given(st.integers(2, 60), st.floats(0.01, 0.9), st.integers(0, 2**32))
-def test_valid_fraction(n_rows: int, fraction: float, seed: int) -> None:
-    """A share of the rows is held out: no row twice, none lost, the same for the same seed."""
-    table = [{"question": str(number), "answer": "a"} for number in range(n_rows)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlora.data.opening.load_digit_rows", lambda *_: table)
-        section = DataSection(path="builtin:digits", valid_fraction=fraction)
-        try:
-            train, valid = read_rows(section, seed=seed)
-        except RecipeError as error:
-            assert "data.valid_fraction" in str(error)  # noqa: PT017
-            assert round(n_rows * fraction) >= n_rows
-            return
-        again, valid_again = read_rows(section, seed=seed)
-    assert valid is not None
-    assert valid_again is not None
-    numbers, held_out = list(train.indices), list(valid.indices)
-
-    assert sorted(numbers + held_out) == list(range(n_rows))
-    assert numbers == sorted(numbers)
-    assert len(held_out) == max(1, round(n_rows * fraction))
     assert (numbers, held_out) == (list(again.indices), list(valid_again.indices))
     assert train[0].source.endswith(f"row {numbers[0]}")
     assert valid[0].turns[0].text == str(held_out[0])

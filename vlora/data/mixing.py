@@ -11,8 +11,9 @@ from ..errors import RecipeError
 from ..recipe.schema import DataSection
 from ..recipe.sources import SourceSection
 from .format.samples import Preferences
+from .held_out import hold_out
 from .mixed_rows import MixedRows, mix_rows
-from .opening import check_paths, hold_out, read_other_rows, read_rows
+from .opening import check_paths, read_other_rows, read_rows
 from .rows import RowDataset
 
 OWN = ("path", "revision", "split", "config", "columns", "custom_prompt_format", "image_root", "system")

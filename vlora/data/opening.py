@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import cast
 
 import attrs
-import numpy as np
 
 from ..errors import RecipeError, SampleError, SplitError
 from ..recipe.schema import DataSection
 from ..system.files import expand
 from ..system.globs import find_files, is_pattern, list_files
 from .format.samples import Preferences, Reading
+from .held_out import hold_out
 from .mixed_rows import mix_rows
 from .readers.digits import BUILTIN_DIGITS, check_question, load_digit_rows
 from .readers.table import Table, columns_in, fills_gaps, join_tables, kinds_in
@@ -56,6 +56,7 @@ def read_rows(
 
     Raises:
         RecipeError: There is no such data set, split or file, or it is empty.
+        SampleError: Too few rows are there to hold some out, and one of them cannot be read.
     """
     commit = find_commit(data)
     pinned = data if commit is None else attrs.evolve(data, revision=commit)
@@ -146,20 +147,6 @@ def _wrap(data: DataSection, rows: Iterable[Row], name: str) -> RowDataset:
             msg = f"{name} row {index}: found a value of type {type(row).__name__}, expected a dict"
             raise SampleError(msg)
     return make_dataset(data, name, name, table, range(len(table)), None)
-
-
-def hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, RowDataset | None]:
-    """Divide rows into those to train on and those to validate on."""
-    if not share:
-        return train, None
-    order = np.random.default_rng(seed).permutation(len(train))
-    n_held_out = max(1, round(len(train) * share))
-    if n_held_out >= len(train):
-        msg = f"holding out {n_held_out} of {len(train)} rows leaves none to train on"
-        raise RecipeError(msg, key="data.valid_fraction")
-    indices = np.asarray(train.indices)
-    held_out, kept = (indices[np.sort(places)].tolist() for places in (order[:n_held_out], order[n_held_out:]))
-    return attrs.evolve(train, indices=kept), attrs.evolve(train, indices=held_out)
 
 
 def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...]]]:

@@ -45,3 +45,6 @@ def test_valid_fraction(n_rows: int, fraction: float, seed: int) -> None:
     assert sorted(numbers + held_out) == list(range(n_rows))
     assert numbers == sorted(numbers)
     assert len(held_out) == max(1, round(n_rows * fraction))
+    assert (numbers, held_out) == (list(again.indices), list(valid_again.indices))
+    assert train[0].source.endswith(f"row {numbers[0]}")
+    assert valid[0].turns[0].text == str(held_out[0])

@@ -63,9 +63,6 @@ def test_columns_that_a_table_lacks(tmp_path: Path) -> None:
 
     with pytest.raises(RecipeError, match=r"^data.columns.replay: .* has no such column; did you mean 'reply'\?$"):
         read_rows(DataSection(path=str(path), columns={"replay": "answer"}))
-    assert (numbers, held_out) == (list(again.indices), list(valid_again.indices))
-    assert train[0].source.endswith(f"row {numbers[0]}")
-    assert valid[0].turns[0].text == str(held_out[0])
 
 
 @pytest.mark.parametrize("kind", ["saved-dict", "folder-of-parquet"])

@@ -33,7 +33,7 @@ from vlora.build import make_recipe_step
 from vlora.memory.limits import describe_device, memory_limits
 from vlora.models.encode.answers import encode_answers
 from vlora.run.feature_cache import attach_feature_cache
-from vlora.train.objectives.preference import REFERENCE
+from vlora.train.objectives.preference import split_reference
 from vlora.train.reference import make_reference, make_reference_step
 
 # isort: split
@@ -148,9 +148,9 @@ def open_steps(recipes: Mapping[str, Recipe]) -> tuple[Batch, dict[str, Step]]:
     optimizer = make_optimizer(first.optim)
     start = init_state(backbone, optimizer)
     mx.eval(start)
-    sums = np.asarray(make_reference_step(backbone)(start, collate(answers))).tolist()
+    sums = np.asarray(make_reference_step(backbone)(start, collate(answers))).astype(np.float64).sum(axis=0).tolist()
     kept = [
-        attrs.evolve(answer, columns={**answer.columns, REFERENCE: value})
+        attrs.evolve(answer, columns={**answer.columns, **split_reference(value)})
         for answer, value in zip(answers, sums, strict=False)
     ]
     batches = {"sft": collate(answers), "live": collate(answers), "kept": collate(kept)}

@@ -12,7 +12,7 @@ from vlora.estimate.comparing import compare_blanks, join_rows
 from vlora.estimate.longest import blank_example
 from vlora.estimate.measure import measure_step
 from vlora.estimate.plan import make_plan
-from vlora.train.objectives.preference import MISMATCHED, PREFERRED, REFERENCE
+from vlora.train.objectives.preference import MISMATCHED, PREFERRED, split_reference
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from vlora.train.objectives.preference import MISMATCHED, PREFERRED, REFERENCE
     [
         ({}, 2, set()),
         ({"train.objective": "dpo"}, 4, {PREFERRED}),
-        ({"train.objective": "dpo", "preference.precompute": True}, 4, {PREFERRED, REFERENCE}),
+        ({"train.objective": "dpo", "preference.precompute": True}, 4, {PREFERRED, *split_reference(0.0)}),
         ({"train.objective": "kto"}, 4, {PREFERRED, MISMATCHED}),
         ({"train.objective": "kto", "preference.loss": ["apo_zero_unpaired"]}, 2, {PREFERRED}),
     ],

@@ -9,7 +9,7 @@ from ..data.loader import flatten
 from ..data.pairing import needs_mismatched
 from ..recipe.preference import LOSSES, UNPAIRED
 from ..recipe.schema import Recipe
-from ..train.objectives.preference import MISMATCHED, PREFERRED, REFERENCE
+from ..train.objectives.preference import MISMATCHED, PREFERRED, split_reference
 from ..types import Example
 
 
@@ -27,7 +27,7 @@ def join_rows(recipe: Recipe, rows: Sequence[tuple[Example, ...]]) -> list[Examp
     examples = models.add_mismatched(grouped) if needs_mismatched(recipe) else flatten(grouped)
     if not recipe.preference.precompute:
         return examples
-    return [attrs.evolve(example, columns={**example.columns, REFERENCE: 0.0}) for example in examples]
+    return [attrs.evolve(example, columns={**example.columns, **split_reference(0.0)}) for example in examples]
 
 
 def compare_blanks(recipe: Recipe, blank: Example) -> tuple[Example, ...]:

@@ -44,7 +44,7 @@ class KeptNumbers:
         try:
             # Read whole: of a file that is none NumPy leaves it open.
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
-                keys, values = found["keys"].tolist(), found["values"].astype(np.float32).tolist()
+                keys, values = found["keys"].tolist(), found["values"].astype(np.float64).tolist()
         except BROKEN as error:
             return cls(path, note=f"{path}: cannot be read and is made anew ({error})")
         return cls(path, dict(zip(keys, values, strict=True)))
@@ -57,7 +57,7 @@ class KeptNumbers:
         partial = self.path.with_name(f"{self.path.stem}-{os.getpid()}.partial{SUFFIX}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(partial, keys=np.array(keys), values=np.array([self.numbers[key] for key in keys], np.float32))
+            np.savez(partial, keys=np.array(keys), values=np.array([self.numbers[key] for key in keys], np.float64))
             partial.replace(self.path)
         except OSError as error:
             self.note = f"{self.path}: cannot be written ({error}); the next run computes them again"

@@ -28,7 +28,7 @@ from ..errors import CheckpointError
 from ..models import Encoder, LengthEstimator
 from ..recipe.preference import LOSSES
 from ..recipe.schema import Recipe
-from ..train.objectives.preference import MISMATCHED, PREFERRED, REFERENCE
+from ..train.objectives.preference import MISMATCHED, PREFERRED, split_reference
 from ..train.ranks import Ranks
 from ..train.schedules import count_steps
 from ..types import Batch, Example, RowMark, Sample
@@ -85,7 +85,7 @@ def _make_stand_in(recipe: Recipe, token: int, *, is_linked: bool) -> Batch:
     batch = make_stand_in(token)
     # Made of a number that is there: what a thread leaves to be computed is computed by no other one.
     names = [*[PREFERRED] * (recipe.train.objective in LOSSES), *[MISMATCHED] * is_linked]
-    names += [REFERENCE] * recipe.preference.precompute
+    names += [*split_reference(0.0)] * recipe.preference.precompute
     columns = dict.fromkeys(names, mx.array([0.0]))
     return batch._replace(targets=batch.targets._replace(columns=columns))
 

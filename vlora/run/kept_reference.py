@@ -21,7 +21,7 @@ from ..output.paths import expand_home
 from ..recipe.schema import Recipe
 from ..system.cache import cache_folder
 from ..system.digests import digest
-from ..train.objectives.preference import PREFERRED, REFERENCE
+from ..train.objectives.preference import PREFERRED, split_reference
 from ..train.reference import make_reference_step
 from ..types import Batch, Example, Sample, TrainState
 from .context import RunContext
@@ -36,8 +36,8 @@ def keep_reference(run: RunContext) -> Generator[Event, None, None]:
     Several devices share the rows as in training, and tell one another what they have found.
 
     Args:
-        run: A run whose model is as training starts from it. Its loader gives examples with the column `REFERENCE` from
-            then on.
+        run: A run whose model is as training starts from it. Its loader gives examples with the columns of a reference
+            from then on.
 
     Raises:
         VloraError: A row cannot be learned from, or there is no memory for a batch.
@@ -134,7 +134,7 @@ class _Kept:
     def take(self, batch: Batch, sums: mx.array) -> None:
         """Keep what was computed for a batch; nothing of a stand-in."""
         # Waited for in any case: the others gather with this rank.
-        found = np.asarray(sums).tolist()
+        found = np.asarray(sums).astype(np.float64).sum(axis=0).tolist()
         if batch.is_stand_in:
             return
         for example, value in zip(batch.rows, found, strict=False):
@@ -160,7 +160,7 @@ class _Kept:
 
         def complete(sample: Sample) -> tuple[Example, ...]:
             return tuple(
-                attrs.evolve(example, columns={**example.columns, REFERENCE: self._find(example)})
+                attrs.evolve(example, columns={**example.columns, **split_reference(self._find(example))})
                 for example in encode(sample)
             )
 

@@ -14,8 +14,7 @@ from ..memory.limits import naming_shortage
 from ..train.eval_step import make_measuring_step
 from ..train.objectives.named import find_objective
 from ..train.objectives.objective import Objective
-from ..train.objectives.preference import REFERENCE
-from ..train.objectives.sums import sum_by_example
+from ..train.objectives.preference import find_answers, find_reference
 from ..train.reference import Reference
 from ..types import Batch, Targets
 from .context import RunContext
@@ -81,17 +80,16 @@ def _is_close(measured: _Measured, share: float) -> bool:
 def _measure(run: RunContext, batch: Batch, loss: Objective, reference: Reference | None) -> _Measured:
     def with_own(logprobs: mx.array, targets: Targets) -> Targets:
         """Take the model itself as the reference."""
-        return targets._replace(columns={**targets.columns, REFERENCE: sum_by_example(logprobs, targets)})
+        return targets._replace(columns={**targets.columns, **find_reference(logprobs, targets)})
 
     def own(logprobs: mx.array, targets: Targets) -> tuple[mx.array, mx.array]:
         return loss.function(logprobs, with_own(logprobs, targets))
 
     def measure(logprobs: mx.array, targets: Targets) -> dict[str, tuple[mx.array, mx.array]]:
         one = mx.array(1.0)
-        ratios = sum_by_example(logprobs, targets) - targets.columns[REFERENCE]
-        lengths = mx.maximum(sum_by_example(targets.weights, targets), 1)
-        found, count = loss.function(logprobs, targets)
-        return {"loss": (found, count), "distance": (mx.abs(ratios / lengths).max(), one)}
+        answers = find_answers(logprobs, targets)
+        distance = mx.abs(answers.ratios / mx.maximum(answers.lengths, 1)).max()
+        return {"loss": loss.function(logprobs, targets), "distance": (distance, one)}
 
     watched = Objective(own, loss.columns, measure, ("loss", "distance"), has_reference=True)
     step = make_measuring_step(run.backbone, loss=watched, reference=reference, compiled=False)

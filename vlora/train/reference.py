@@ -15,8 +15,8 @@ from .backbone import Backbone, Params
 from .chunked_head import token_logprobs
 from .objectives.named import find_objective
 from .objectives.objective import LossFn, Objective
-from .objectives.preference import REFERENCE
-from .objectives.sums import sum_by_example
+from .objectives.preference import REFERENCE, find_reference
+from .objectives.sums import sum_in_two_parts
 from .state import bound_params
 
 
@@ -48,18 +48,17 @@ class Reference:
         return cls(backbone, held)
 
     def completed(self, inputs: Inputs, targets: Targets) -> tuple[Inputs, Targets]:
-        """Give targets the column `REFERENCE`, and inputs that wait for it; safe to trace, and no part of a gradient.
+        """Give targets the columns of a reference, and inputs that wait for it; safe to trace, without a gradient.
 
         Call it within the backbone's overrides, and with nothing dropped.
         """
         with self._taken_back():
             logprobs = token_logprobs(self.params, backbone=self.backbone, inputs=inputs, targets=targets)
-        found = mx.stop_gradient(sum_by_example(logprobs, targets))
+        found = find_reference(logprobs, targets)
         # One pass after the other: otherwise the activations of both are alive at once.
         names, leaves = zip(*tree_flatten(inputs.differentiable), strict=True)
-        waiting = tree_unflatten(list(zip(names, mx.depends(list(leaves), [found]), strict=True)))
-        columns = {**targets.columns, REFERENCE: found}
-        return inputs._replace(differentiable=waiting), targets._replace(columns=columns)
+        waiting = tree_unflatten(list(zip(names, mx.depends(list(leaves), [*found.values()]), strict=True)))
+        return inputs._replace(differentiable=waiting), targets._replace(columns={**targets.columns, **found})
 
     @contextmanager
     def _taken_back(self) -> Iterator[None]:
@@ -71,20 +70,21 @@ class Reference:
 
 
 def make_reference_step(backbone: Backbone) -> Callable[[TrainState, Batch], mx.array]:
-    """Make what finds the summed log-probabilities of a batch's examples, f32[S]; without dropout, and no gradient.
+    """Make what finds the summed log-probabilities of a batch's examples; without dropout, and no gradient.
 
     Args:
         backbone: The model.
 
     Returns:
-        `step(state, batch)`; numbers behind those of the batch's examples mean nothing.
+        `step(state, batch)`: f32[2, S], two parts whose sum has more digits than float32; what is behind the batch's
+        examples means nothing.
     """
     names = backbone.embed_param_names()
 
     def sums(params: Params, inputs: Inputs, targets: Targets) -> mx.array:
         with backbone.overrides():
             found = token_logprobs(params, backbone=backbone, inputs=inputs, targets=targets)
-        return sum_by_example(found, targets)
+        return mx.stack([*sum_in_two_parts(found, targets)])
 
     run: Callable[[Params, Inputs, Targets], mx.array] = mx.compile(sums) if backbone.is_traceable else sums
 

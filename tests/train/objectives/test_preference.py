@@ -14,7 +14,16 @@ from vlora.recipe.preference import LOSSES, PreferenceSection
 from vlora.train.objectives.likelihood import ENTROPY, IS_LIKELIEST, MEAN_LOGIT
 from vlora.train.objectives.objective import Objective
 from vlora.train.objectives.pair_losses import PAIR_LOSSES, log1mexp, log_sigmoid
-from vlora.train.objectives.preference import MISMATCHED, PREFERRED, REFERENCE, make_preference_objective
+from vlora.train.objectives.preference import (
+    MISMATCHED,
+    PREFERRED,
+    REFERENCE,
+    REFERENCE_REST,
+    find_answers,
+    find_reference,
+    make_preference_objective,
+    split_reference,
+)
 from vlora.types import Targets
 
 
@@ -44,7 +53,8 @@ def targets_of(
         **{name: mx.array(example) + start for start, name in enumerate((MEAN_LOGIT, ENTROPY, IS_LIKELIEST))},
     }
     if has_reference:
-        columns[REFERENCE] = mx.array([answer.reference for answer in answers] + blank)
+        for name in (REFERENCE, REFERENCE_REST):
+            columns[name] = mx.array([split_reference(answer.reference)[name] for answer in answers] + blank)
     targets = Targets(
         positions=mx.arange(len(weights)),
         ids=mx.zeros((len(weights),), dtype=mx.int32),
@@ -149,7 +159,9 @@ OWN = {
 @pytest.mark.parametrize("loss", OWN)
 def test_before_the_first_step(loss: str) -> None:
     """Where the model is its reference each loss has its own value, and margins are none."""
-    answers = [attrs.evolve(answer, reference=sum(answer.logprobs)) for answer in WORKED]
+    answers = [
+        attrs.evolve(answer, reference=sum(float(np.float32(value)) for value in answer.logprobs)) for answer in WORKED
+    ]
     own = objective("dpo", loss)
     found = own.measure(*targets_of(answers))
 
@@ -268,3 +280,18 @@ def test_logarithms_near_their_ends(x: float) -> None:
     assert float(log1mexp(mx.array(x))) == pytest.approx(math.log(-math.expm1(x)), rel=1e-4, abs=1e-7)
     assert float(log_sigmoid(mx.array(x))) == pytest.approx(x - math.log1p(math.exp(x)), rel=1e-5)
     assert math.isfinite(float(mx.grad(log1mexp)(mx.array(x))))
+
+
+def test_ratios_of_long_answers_are_those_of_double_precision() -> None:
+    """Sums of -3,000 nats have a last digit of 2e-4 in float32: a kept reference would move losses by as much."""
+    random = np.random.default_rng(0)
+    reference = random.uniform(-30, 0, 200).astype(np.float32)
+    policy = (reference + random.normal(0, 0.01, 200)).astype(np.float32)
+    long = Answer(tuple(map(float, policy)), float(reference.astype(np.float64).sum()), 1.0, 0)
+    logprobs, targets = targets_of([long, attrs.evolve(long, preferred=0.0)], n_fillers=0)
+    live = find_reference(mx.array(np.tile(reference, 2)), targets)
+    wanted = (policy.astype(np.float64) - reference).sum()
+
+    for columns in (targets.columns, {**targets.columns, **live}):
+        found = find_answers(logprobs, targets._replace(columns=columns)).ratios
+        assert found.tolist() == pytest.approx([wanted] * 2, abs=1e-6)

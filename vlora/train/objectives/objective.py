@@ -48,7 +48,8 @@ class Objective:
         reads_statistics: Whether `measure` reads `TOKEN_STATISTICS` as columns f32[N] of its targets: what the logits
             of each token say beside its log-probability.
         has_reference: Whether it reads the column "reference", f32[S]: the summed log-probabilities of the examples'
-            targets in the model that training starts from. Examples bring it, or a step's `Reference` computes it.
+            targets in the model that training starts from. Examples bring it, or a step's `Reference` computes it,
+            with what float32 leaves of it in "reference_rest".
     """
 
     function: Callable[[mx.array, Targets], tuple[mx.array, mx.array]]

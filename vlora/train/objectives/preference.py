@@ -10,6 +10,7 @@ import functools
 from collections.abc import Mapping
 
 import mlx.core as mx
+import numpy as np
 
 from ...recipe.preference import REFERENCED, PreferenceSection, find_losses
 from ...types import Targets
@@ -17,7 +18,7 @@ from .joined import JoinedObjective
 from .likelihood import ENTROPY, IS_LIKELIEST, MEAN_LOGIT
 from .objective import Metrics, Objective
 from .pair_losses import PAIR_LOSSES, Answers, Pairs, log_sigmoid, odds_ratios
-from .sums import read_column, sum_by_example, sum_by_group
+from .sums import read_column, sum_by_example, sum_by_group, sum_in_two_parts
 
 PREFERRED = "preferred"
 """Column: 1 of an answer that is preferred or wanted, 0 of another one."""
@@ -30,6 +31,9 @@ DIVERGENCE = "divergence"
 
 REFERENCE = "reference"
 """Column: the summed log-probability of an answer in the model that training starts from."""
+
+REFERENCE_REST = "reference_rest"
+"""Column: what is to be added to `REFERENCE`, since float32 holds seven digits; 0 if missing."""
 
 OF_BOTH = ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
 OF_PAIRS = ("rewards/margins", "rewards/accuracies")
@@ -73,6 +77,23 @@ def make_preference_objective(name: str, section: PreferenceSection) -> Objectiv
     )
 
 
+def find_reference(logprobs: mx.array, targets: Targets) -> dict[str, mx.array]:
+    """Find the columns of a reference, f32[S] each, without a gradient.
+
+    Args:
+        logprobs: f32[N], of the model that training starts from.
+        targets: Those of the same tokens.
+    """
+    sums = sum_in_two_parts(logprobs, targets)
+    return dict(zip((REFERENCE, REFERENCE_REST), map(mx.stop_gradient, sums), strict=True))
+
+
+def split_reference(logprob: float) -> dict[str, float]:
+    """Give the columns of an example whose summed log-probability in the reference is known in double precision."""
+    rounded = float(np.float32(logprob))
+    return {REFERENCE: rounded, REFERENCE_REST: logprob - rounded}
+
+
 def find_pairs(logprobs: mx.array, targets: Targets) -> Pairs:
     """Add up the log-probabilities of tokens by answers, and put answers together to pairs.
 
@@ -80,7 +101,7 @@ def find_pairs(logprobs: mx.array, targets: Targets) -> Pairs:
         logprobs: f32[N].
         targets: Their groups are pairs; the column `REFERENCE` may be missing.
     """
-    found = _answers(logprobs, targets)
+    found = find_answers(logprobs, targets)
     is_preferred = targets.columns[PREFERRED]
 
     def side(of: mx.array) -> Answers:
@@ -91,10 +112,18 @@ def find_pairs(logprobs: mx.array, targets: Targets) -> Pairs:
     return Pairs(side(is_preferred), side(1 - is_preferred), weights.astype(mx.float32))
 
 
-def _answers(logprobs: mx.array, targets: Targets) -> Answers:
-    """Add up the log-probabilities of tokens by answers; `lengths` may be 0."""
-    logps = sum_by_example(logprobs, targets)
-    ratios = logps - targets.columns[REFERENCE] if REFERENCE in targets.columns else logps
+def find_answers(logprobs: mx.array, targets: Targets) -> Answers:
+    """Add up the log-probabilities of tokens by answers; `lengths` may be 0.
+
+    Args:
+        logprobs: f32[N].
+        targets: The columns of a reference may be missing.
+    """
+    rounded, rest = sum_in_two_parts(logprobs, targets)
+    logps = ratios = rounded + rest
+    if REFERENCE in targets.columns:
+        # Each part less its own: both differences are small, and lose nothing.
+        ratios = (rounded - targets.columns[REFERENCE]) + (rest - read_column(REFERENCE_REST, targets))
     return Answers(logps, ratios, sum_by_example(targets.weights, targets))
 
 
@@ -144,13 +173,13 @@ def _token_metrics(targets: Targets, is_chosen: mx.array, is_rejected: mx.array)
 
 def _find_divergence(logprobs: mx.array, targets: Targets) -> dict[str, mx.array]:
     is_mismatched = read_column(MISMATCHED, targets)
-    total = (_answers(logprobs, targets).ratios * is_mismatched).sum()
+    total = (find_answers(logprobs, targets).ratios * is_mismatched).sum()
     return {DIVERGENCE: mx.stack([total, is_mismatched.sum()])}
 
 
 def _kto_terms(logprobs: mx.array, targets: Targets) -> tuple[Answers, mx.array, mx.array, mx.array]:
     """Find (answers, the divergence f32[], 1 for a wanted answer f32[S], 1 for an unwanted one f32[S])."""
-    answers = _answers(logprobs, targets)
+    answers = find_answers(logprobs, targets)
     of_rows = targets.example_weights - read_column(MISMATCHED, targets)
     is_wanted = targets.columns[PREFERRED] * of_rows
     sums = {**_find_divergence(logprobs, targets), **targets.columns}[DIVERGENCE]

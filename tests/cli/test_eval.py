@@ -1,5 +1,6 @@
 """`python -m vlora eval` shows metrics with their intervals and the worst answers, and says where all of them are."""
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,22 @@ def test_options_choose_what_is_evaluated(
     assert ", untrained\n" in capsys.readouterr().out
     assert len(file.read_text().splitlines()) == 2
     assert not (tmp_path / "out" / "predictions-eval.jsonl").exists()
+
+
+def test_programs_are_told_the_scores_of_each_answer(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the order of the answers, as the file has them."""
+    assert main(["eval", str(recipe_file), "--base", "--rows", "3", "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    answers = [line for line in told if line["event"] == "Prediction"]
+    written = [json.loads(line) for line in Path(told[-1]["file"]).read_text().splitlines()]
+
+    assert told[-1]["event"] == "Scores"
+    assert told[-1]["file"] == str(tmp_path / "out" / "predictions-eval-base.jsonl")
+    assert [line["row"] for line in told[-1]["rows"]] == [answer["row"] for answer in answers]
+    assert told[-1]["rows"] == [{"row": line["row"], "scores": line["scores"]} for line in written]
+    assert all(set(line["scores"]) == {"token_f1", "cer"} for line in told[-1]["rows"])
 
 
 def test_errors_have_the_status_of_other_commands(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -301,6 +301,7 @@ def test_a_run_does_not_write_among_its_rows(key: str, tmp_path: Path, monkeypat
     ("key", "name"),
     [
         ("path", "predictions.jsonl"),
+        ("valid_path", "predictions-eval-base.jsonl"),
         ("path", "training/rows.jsonl"),
         ("valid_path", "best/x.csv"),
         ("path", "report.html"),
@@ -325,14 +326,17 @@ def test_a_run_does_not_read_what_it_writes(key: str, name: str, tmp_path: Path)
 def test_answers_of_an_earlier_run_go_with_it(tmp_path: Path) -> None:
     """Those that `eval` has written: the next `eval` would write over them. Without a run they stay."""
     recipe = recipe_for(tmp_path)
-    (tmp_path / "predictions-eval.jsonl").write_text("answers")
+    names = ("predictions-eval.jsonl", "predictions-eval-base.jsonl")
+    for name in names:
+        (tmp_path / name).write_text("answers")
     assert archive_previous_run(recipe, output_paths(recipe)) is None
     (tmp_path / "metrics.jsonl").write_text("metrics")
 
     earlier = archive_previous_run(recipe, output_paths(recipe))
     assert earlier is not None
-    assert (earlier / "predictions-eval.jsonl").read_text() == "answers"
-    assert not (tmp_path / "predictions-eval.jsonl").exists()
+    for name in names:
+        assert (earlier / name).read_text() == "answers"
+        assert not (tmp_path / name).exists()
 
 
 def test_an_adapter_does_not_go_into_a_models_folder(tmp_path: Path) -> None:

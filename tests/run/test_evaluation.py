@@ -12,8 +12,8 @@ import pytest
 from tests.runs import make_recipe, run
 from vlora.errors import EvaluationError, RecipeError, SampleError
 from vlora.evaluation.prediction import Prediction, read_predictions
-from vlora.events import Working
-from vlora.output.paths import BEST_FILE, EVALUATION_NAME, PREDICTIONS_NAME
+from vlora.events import Warned, Working
+from vlora.output.paths import BEST_FILE, EVALUATION_NAME, EVALUATION_NAMES, PREDICTIONS_NAME
 from vlora.recipe.schema import Recipe
 from vlora.recipe.sources import SourceSection
 from vlora.run.evaluation import Chosen, Evaluated, Opened, evaluate_answers
@@ -115,6 +115,34 @@ def test_other_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -
         evaluate(mixture, is_base=True, split="nowhere")
     sliced = evaluate(recipe, is_base=True, split="train[5:]")[1]
     assert [prediction.row for prediction in sliced.predictions] == ["rows.jsonl train row 5", "rows.jsonl train row 6"]
+
+
+def test_each_model_and_split_has_its_file(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """One evaluation replaces another of the same only, and says so before."""
+    out = tmp_path / "out"
+    keys = {"data__valid_path": str(rows), "eval__max_new_tokens": 1, "train__iters": 2, "train__steps_per_save": 1}
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, out, **keys)
+    run(recipe)
+    (tmp_path / "other").mkdir()
+    for name in ("adapters.safetensors", "adapter_config.json"):
+        shutil.copy(out / name, tmp_path / "other" / name)
+    numbered = str(out / "0000001_adapters.safetensors")
+    chosen: dict[str, dict[str, Any]] = {
+        "predictions-eval.jsonl": {},
+        "predictions-eval-base.jsonl": {"is_base": True},
+        "predictions-eval-base-train-2.jsonl": {"is_base": True, "split": "train[:2]"},
+        "predictions-eval-0000001_adapters.jsonl": {"adapter": numbered},
+        "predictions-eval-other.jsonl": {"adapter": str(tmp_path / "other" / "adapters.safetensors")},
+        "predictions-eval-other-train.jsonl": {"adapter": str(tmp_path / "other"), "split": "train"},
+    }
+    for name, options in chosen.items():
+        assert evaluate(recipe, n_rows=1, **options)[1].file == out / name
+    assert {file.name for file in out.glob(EVALUATION_NAMES)} == {*chosen}
+
+    for adapter in (None, str(out), str(out / "adapters.safetensors")):
+        events = evaluate_answers(recipe, Chosen(n_rows=1, adapter=adapter))
+        told = [event for event in events if isinstance(event, Warned)]
+        assert told[0].message.startswith(f"{out / EVALUATION_NAME} has earlier answers of this model")
 
 
 @pytest.mark.parametrize("field", ["image", "question"])

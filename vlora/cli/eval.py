@@ -58,7 +58,8 @@ def make_parser() -> Parser:
         type=named_path,
         default=None,
         metavar="FILE",
-        help="where the answers are written (predictions-eval.jsonl beside the run's metrics)",
+        help="where the answers are written, each with its scores (beside the run's metrics: predictions-eval.jsonl, "
+        "with --base, --adapter or --split predictions-eval-WHAT.jsonl)",
     )
     return parser
 
@@ -140,7 +141,9 @@ def _show(evaluated: "Evaluated", console: Screen) -> None:
     """Print the metrics with their intervals, the worst answers, and the file with all answers."""
     n_rows = len(evaluated.predictions)
     width = max((len(name) for name in evaluated.scores.summary), default=0)
-    console.tell("Scores", scores=evaluated.scores.summary, n_rows=n_rows, file=evaluated.file)
+    pairs = zip(evaluated.predictions, evaluated.scores.rows, strict=True)
+    rows = [{"row": prediction.row, "scores": own} for prediction, own in pairs]
+    console.tell("Scores", scores=evaluated.scores.summary, n_rows=n_rows, file=evaluated.file, rows=rows)
     with console.result():
         for name, found in evaluated.scores.summary.items():
             interval = "" if found.low is None else f"  ({found.low:.3f} to {found.high:.3f})"

@@ -1,5 +1,6 @@
 """Files of an earlier run in the folder of a new one: those worth keeping are archived, incomplete ones are removed."""
 
+import fnmatch
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from .paths import (
     ADAPTER_NAME,
     BEST_NAME,
     DERIVED_NAMES,
-    EVALUATION_NAME,
+    EVALUATION_NAMES,
     EXAMPLE_NAME,
     METRICS_NAME,
     PREDICTIONS_NAME,
@@ -31,7 +32,7 @@ from .setting_aside import JOURNAL_NAME, Journal, complete, move_all, next_numbe
 OWN_NAMES = (METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, *TRACKER_NAMES)
 """Of files in a run's folder besides weights, state and what describes them."""
 
-_RUN_NAMES = {*OWN_NAMES, EVALUATION_NAME, CONFIG_NAME, BEST_NAME, Path(STATE_NAME).parts[0]}
+_RUN_NAMES = {*OWN_NAMES, CONFIG_NAME, BEST_NAME, Path(STATE_NAME).parts[0]}
 
 INDEX_NAME = f"model{WEIGHTS_SUFFIX}.index.json"
 
@@ -132,7 +133,7 @@ def refuse_among_rows(recipe: Recipe, paths: OutputPaths) -> None:
             what = f"lies in the folder of data.{key}, where its files would be read as rows"
             msg = f"output.path: {folder} {what}; give a folder elsewhere"
             raise RecipeError(msg)
-        if place.is_file() and place.is_relative_to(folder) and place.relative_to(folder).parts[0] in _RUN_NAMES:
+        if place.is_file() and place.is_relative_to(folder) and _is_of_run(place.relative_to(folder).parts[0]):
             what = "is what the run itself writes, by output.path"
             msg = f"data.{key}: {name!r} {what}; give another output.path, or the file another name"
             raise RecipeError(msg)
@@ -162,7 +163,7 @@ def _find(paths: OutputPaths, base: Path, starts: Collection[Path], model_files:
         names.append(BEST_NAME)
     if os.path.lexists(paths.metrics):
         # Without a run it is what somebody has asked of the untrained model.
-        names.append(EVALUATION_NAME)
+        names += sorted(file.name for file in paths.folder.glob(EVALUATION_NAMES))
     for name in names:
         if os.path.lexists(paths.folder / name):
             yield name
@@ -213,6 +214,11 @@ def _weights(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.suffix == WEIGHTS_SUFFIX and not path.name.startswith("."))
+
+
+def _is_of_run(name: str) -> bool:
+    """Whether a run, or an evaluation of it, writes under this name in its folder."""
+    return name in _RUN_NAMES or fnmatch.fnmatch(name, EVALUATION_NAMES)
 
 
 def _is_adapter(file: Path) -> bool:

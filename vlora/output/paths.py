@@ -12,6 +12,8 @@ STATE_NAME = "training/state.safetensors"
 METRICS_NAME = "metrics.jsonl"
 PREDICTIONS_NAME = "predictions.jsonl"
 EVALUATION_NAME = "predictions-eval.jsonl"
+EVALUATION_NAMES = "predictions-eval*.jsonl"
+"""Names of files of answers of evaluations, as a pattern; see `name_evaluation`."""
 RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"
 REPORT_NAME = "report.html"
@@ -28,6 +30,8 @@ BEST_NAME = "best"
 BEST_FILE = "best.json"
 ADAPTER_NAME = "adapters.safetensors"
 WEIGHTS_SUFFIX = ".safetensors"
+MOST_NAMED = 60
+"""Characters of what is evaluated that its file's name has at most."""
 
 
 @attrs.frozen(kw_only=True)
@@ -83,6 +87,17 @@ class OutputPaths:
         name = re.escape(self.weights.name)
         pattern = rf"\d{{7}}_{name}" if self.is_adapter else rf"{name}-\d{{7}}"
         return path.parent == self.weights.parent and re.fullmatch(pattern, path.name) is not None
+
+
+def name_evaluation(*what: str) -> str:
+    """Name the file of the answers of an evaluation: each has its own, and none replaces another's.
+
+    Args:
+        what: What is not as it is without options: the model, the rows.
+    """
+    parts = [re.sub(r"[^\w.]+", "-", part).strip("-.")[:MOST_NAMED] for part in what]
+    stem, _, suffix = EVALUATION_NAME.rpartition(".")
+    return f"{'-'.join([stem, *filter(None, parts)])}.{suffix}"
 
 
 def expand_home(path: str, key: str) -> Path:

@@ -20,7 +20,7 @@ from ..evaluation.prediction import Prediction, dump_prediction, is_prediction
 from ..events import Compiled, Compiling, Skipped, Warned, Working
 from ..memory.limits import memory_limits, naming_shortage
 from ..output.named_files import open_named, write_named
-from ..output.paths import BEST_FILE, EVALUATION_NAME, METRICS_NAME, OutputPaths, output_paths
+from ..output.paths import ADAPTER_NAME, BEST_FILE, METRICS_NAME, OutputPaths, name_evaluation, output_paths
 from ..output.recorded import pin_recorded
 from ..recipe.schema import DataSection, Recipe
 from ..system.files import expand
@@ -42,7 +42,7 @@ class Chosen:
         split: The rows: "train" for those that the recipe trains on, or another split of its data; the held-out ones
             without it.
         n_rows: How many rows; `eval.answer_rows` without it, or all where that is 0.
-        file: Where the answers are written; beside the run's metrics without it.
+        file: Where the answers are written; without it beside the run's metrics, named after what is evaluated.
     """
 
     adapter: str | None = None
@@ -122,8 +122,8 @@ def evaluate_answers(
 
     Yields:
         What is done next; that kernels are compiled, where known ones are missing; that the adapter was trained on
-        other weights, if it was; what is evaluated, once it is loaded, and how much of it was learned; then each
-        answer, and each row that was passed over.
+        other weights, if it was, or that earlier answers will be replaced; what is evaluated, once it is loaded, and
+        how much of it was learned; then each answer, and each row that was passed over.
 
     Returns:
         What was found; it is written, too.
@@ -134,7 +134,9 @@ def evaluate_answers(
     metrics, paths = find_metrics(recipe.eval.metrics), output_paths(recipe)
     recipe, commits = pin_recorded(recipe, paths.folder if chosen.adapter is None else expand(chosen.adapter))
     section, weights = _choose_model(recipe, paths, chosen)
-    file = open_named(chosen.file or paths.folder / EVALUATION_NAME, "--write", is_prediction)
+    file = open_named(chosen.file or paths.folder / _name_file(paths, chosen), "--write", is_prediction)
+    if chosen.file is None and file.exists():
+        yield Warned(message=f"{file} has earlier answers of this model to such rows, which will be replaced")
     steps = 0 if weights is None else _count_steps(paths, weights)
     with ExitStack() as stack:
         stack.enter_context(memory_limits(recipe.memory))
@@ -211,6 +213,21 @@ def _gather(
                 return predictions
             predictions.append(prediction)
             yield prediction
+
+
+def _name_file(paths: OutputPaths, chosen: Chosen) -> str:
+    """Name the file of the answers by what is evaluated, so that those of other models and rows stay."""
+    what = [] if chosen.split is None else [chosen.split]
+    if chosen.is_base:
+        return name_evaluation("base", *what)
+    if chosen.adapter is None:
+        return name_evaluation(*what)
+    weights = expand(chosen.adapter).resolve()
+    own = paths.weights.resolve()
+    if weights in (own, own.parent):
+        return name_evaluation(*what)
+    # Most adapters have one file name, and are told apart by their folders.
+    return name_evaluation(weights.parent.name if weights.name == ADAPTER_NAME else weights.stem, *what)
 
 
 def _choose_model(recipe: Recipe, paths: OutputPaths, chosen: Chosen) -> tuple[Recipe, Path | None]:

@@ -23,7 +23,7 @@ from ..output.paths import (
     ADAPTER_NAME,
     BEST_FILE,
     DERIVED_NAMES,
-    EVALUATION_NAME,
+    EVALUATION_NAMES,
     EXAMPLE_NAME,
     METRICS_NAME,
     PREDICTIONS_NAME,
@@ -36,12 +36,12 @@ from ..train.schedules import is_due
 from ..train.state import all_finite
 from .context import RunContext
 
-OWN_NAMES = (METRICS_NAME, PREDICTIONS_NAME, EVALUATION_NAME, RECIPE_NAME, EXAMPLE_NAME, BEST_FILE, *DERIVED_NAMES)
+OWN_NAMES = (METRICS_NAME, PREDICTIONS_NAME, EVALUATION_NAMES, RECIPE_NAME, EXAMPLE_NAME, BEST_FILE, *DERIVED_NAMES)
 LOST_PEER = "connection to a peer was lost"
 """What MLX's ring says when another process has ended."""
 
 NOT_A_MODELS = (*OWN_NAMES, LOCK_NAME, JOURNAL_NAME)
-"""Names of files of a run in a model's folder: the base may be the folder of another one."""
+"""Names of files of a run in a model's folder, some as patterns: the base may be the folder of another one."""
 
 
 def save_numbered(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:

@@ -1,5 +1,6 @@
 """Writes a complete model into a folder."""
 
+import fnmatch
 import json
 import shutil
 from collections.abc import Collection, Mapping
@@ -48,9 +49,8 @@ def companions(base: ModelFiles, leave: Collection[str] = ()) -> list[Path]:
 
     Args:
         base: The model.
-        leave: Names of files of its folder that are not the model's.
+        leave: Names of files of its folder that are not the model's, also as patterns ("*.jsonl").
     """
     files = sorted(base.path.iterdir())
-    return [
-        file for file in files if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES) and file.name not in leave
-    ]
+    found = [file for file in files if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES)]
+    return [file for file in found if not any(fnmatch.fnmatch(file.name, pattern) for pattern in leave)]

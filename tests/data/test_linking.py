@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.loading import BAD, make_loader, make_rows
-from vlora.data.linking import N_DRAWN, LinkedRow, LinkingLoader, draw_link, link_rows
+from vlora.data.linking import N_DRAWN, LinkedRow, LinkingLoader, StepRows, draw_link, link_alone, link_rows
 from vlora.data.loader import DataLoader
 from vlora.data.prefetch import WorkerPool
 from vlora.data.sampler import share_steps
@@ -39,6 +39,19 @@ def test_drawn_others(n_rows: int, seed: int) -> None:
     assert n_rows == 1 or sorted(link.before[0] for link in found) == list(range(n_rows))
     assert all(0 <= other < n_rows for link in found for other in link.before)
     assert found == [draw_link(row, n_rows, seed) for row in range(n_rows)]
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=3), min_size=1, max_size=4), st.booleans())
+def test_rows_that_are_alone_know_drawn_ones(batches: list[list[int]], is_shared: bool) -> None:
+    """The same ones whether ranks share rows or not; others stay as they are."""
+    step: StepRows = [[*batch] for batch in (next(link_rows([batches])) if is_shared else batches)]
+    (found,) = link_alone([step], lambda row: draw_link(row, 10, 1))
+
+    for before, after in zip(step, found, strict=True):
+        if len(before) > 1:
+            assert after == before
+        else:
+            assert after == [draw_link(int(before[0].__index__()), 10, 1)]
 
 
 def test_shared_rows_are_joined_to_the_one_before_them() -> None:

@@ -1,5 +1,6 @@
 """The batches of a run: every row once an epoch, and microbatches that make up one batch."""
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from vlora.build import load_data, load_model
 from vlora.data.prefetch import WorkerPool
 from vlora.events import StepReport
 from vlora.models.forward.segments import count_causal
-from vlora.run.batches import make_loader
+from vlora.run.batches import make_loader, make_source
 from vlora.train.objectives.named import find_objective
 from vlora.train.reference import make_reference
 
@@ -62,6 +63,31 @@ def test_accumulation_is_one_batch(checkpoint: CheckpointFactory, rows: Path, tm
     )
 
     assert losses(run(split)) == pytest.approx(losses(run(one)), rel=1e-4)
+
+
+@pytest.mark.parametrize("batching", ["shuffled", "grouped"])
+def test_a_last_row_that_is_alone_has_its_divergence(
+    batching: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """Seven rows in pairs: the one that is left has the answer of another row, the same one when a run goes on."""
+    lines = [json.loads(line) | {"label": number % 2} for number, line in enumerate(rows.read_text().splitlines())]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    keys = {"train__objective": "kto", "train__batching": batching, "train__epochs": 2}
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **keys)
+    data = load_data(recipe)
+    backbone, _ = load_model(recipe, data.files)
+    loader = make_loader(recipe, data, backbone, WorkerPool(0), 1)
+    found = []
+    for first in (0, 3):
+        steps = make_source(recipe, loader, data.encoder, first, "")
+        found.append([[row.source for batch in step for row in batch.rows] for step in steps])
+
+    assert found[0][3:] == found[1]
+    assert [len(step) for step in found[0]].count(2) == 2
+    for step in found[0]:
+        pairs = [source.split(" with the answer of ") for source in step[1::2]]
+        assert [own for own, _ in pairs] == step[::2]
+        assert all(own != other for own, other in pairs)
 
 
 def test_a_device_without_a_row_runs_what_another_thread_has_made(

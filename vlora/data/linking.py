@@ -1,7 +1,8 @@
 """Rows that are joined to another one, which another rank may have. Pure.
 
 To the one before them in their microbatch; or, where rows are packed and their microbatches show with their lengths
-only, to one that the run's seed draws, of streams to the one that was drawn before them.
+only, to one that the run's seed draws, of streams to the one that was drawn before them. A row that is alone in its
+microbatch is joined to one that the seed draws, too.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,6 +61,22 @@ def link_rows(steps: Iterable[Sequence[Sequence[int]]]) -> Iterator[list[list[Li
             ]
             for batch in batches
         ]
+
+
+def link_alone(
+    steps: Iterable[Sequence[Sequence[int | LinkedRow]]], draw: Callable[[int], LinkedRow]
+) -> Iterator[StepRows]:
+    """Draw others for each row that is alone in its microbatch, as the last one of an epoch may be.
+
+    Args:
+        steps: Microbatches of each step, with the rows of all ranks.
+        draw: Gives a row with its others, the same whenever it is asked.
+
+    Yields:
+        The same, with such rows linked.
+    """
+    for batches in steps:
+        yield [[draw(int(batch[0].__index__()))] if len(batch) == 1 else [*batch] for batch in batches]
 
 
 def draw_link(index: int, n_rows: int, seed: int) -> LinkedRow:

@@ -1,5 +1,6 @@
 """How many examples rows with preferences become. Pure, but for reading the first rows."""
 
+from ..errors import RecipeError
 from ..recipe.preference import LOSSES, UNPAIRED, find_losses
 from ..recipe.schema import Recipe
 from .format.samples import Preferences
@@ -18,6 +19,20 @@ def needs_mismatched(recipe: Recipe) -> bool:
     """Whether a recipe's loss estimates a divergence from answers to other rows' questions."""
     objective = recipe.train.objective
     return objective in UNPAIRED and "kto" in find_losses(objective, recipe.preference)
+
+
+def refuse_alone(recipe: Recipe, rows: RowDataset) -> None:
+    """Refuse a row that is the only one where a loss estimates a divergence from answers to other rows' questions.
+
+    Raises:
+        RecipeError: It is.
+    """
+    if len(rows) == 1 and needs_mismatched(recipe):
+        msg = (
+            f"train.objective: found 'kto' and {rows.name} has 1 row, whose divergence would be estimated from answers "
+            "to others' questions; give 2 or more, or preference.loss = ['apo_zero_unpaired']"
+        )
+        raise RecipeError(msg)
 
 
 def count_examples(recipe: Recipe, rows: RowDataset) -> int:

@@ -11,7 +11,7 @@ from ..build import Data
 from ..data.batch_source import BatchSource, PlannedSource, StreamSource
 from ..data.collate import make_stand_in
 from ..data.drawn_rows import DrawnRows, draw_rows
-from ..data.linking import LinkedRow, LinkingLoader, StepRows, link_rows
+from ..data.linking import LinkedRow, LinkingLoader, StepRows, draw_link, link_alone, link_rows
 from ..data.loader import DataLoader, flatten
 from ..data.measuring import measure_drawn, measure_rows
 from ..data.pack_plan import PackPlan, count_positions
@@ -57,7 +57,7 @@ def make_loader(
         return tuple(backbone.prepare(example, spell) for example in data.encode(sample))
 
     is_packed = recipe.train.batching == "packed"
-    is_linked = needs_mismatched(recipe) and (n_devices > 1 or is_packed)
+    is_linked = needs_mismatched(recipe)
 
     stand_in = functools.partial(_make_stand_in, recipe, data.encoder.tokenizer.eos_token_id or 0, is_linked=is_linked)
     seed = recipe.train.seed if is_packed else None
@@ -145,29 +145,37 @@ def make_source(
         order=loader.train.order(seed=train.seed, shuffle=data.shuffle),
     )
     per_epoch = steps_per_epoch(n_rows, planned.batch_size, train.gradient_accumulation_steps)
-    own = share_rows(recipe, loader, plan, ranks, planned.batch_size)
+    own = share_rows(recipe, loader.train, plan, ranks, planned.batch_size, is_even=loader.stand_in is not None)
     batches = loader.collate(loader.train, own, n_ahead)
     primed = loader.prime(batches, per_epoch, is_new=not first, agree=agreeing(ranks))
     return PlannedSource(batches=primed, total=n_steps, per_epoch=per_epoch)
 
 
 def share_rows(
-    recipe: Recipe, loader: DataLoader, steps: Iterable[Sequence[Sequence[int]]], ranks: Ranks, n_planned_rows: int
+    recipe: Recipe,
+    rows: RowDataset,
+    steps: Iterable[Sequence[Sequence[int]]],
+    ranks: Ranks,
+    n_planned_rows: int,
+    *,
+    is_even: bool,
 ) -> Iterator[StepRows]:
     """Yield this rank's rows of each step; where rows are joined, a rank's of a microbatch stay one microbatch.
 
     Args:
         recipe: The recipe.
-        loader: Reads them.
+        rows: The rows.
         steps: Row indices: microbatches of each step, with the rows of all ranks.
         ranks: Those that take the steps together.
         n_planned_rows: Rows of a microbatch at most, those of all ranks.
+        is_even: Whether all ranks have as many microbatches, some of them empty.
     """
     size = -(-n_planned_rows // ranks.size) if needs_mismatched(recipe) else recipe.train.batch_size
     planned: Iterable[Sequence[Sequence[int | LinkedRow]]] = steps
-    if isinstance(loader, LinkingLoader):
-        planned = link_rows(steps)
-    return share_steps(planned, ranks.rank, ranks.size, size, is_even=loader.stand_in is not None)
+    if needs_mismatched(recipe):
+        draw = functools.partial(draw_link, n_rows=len(rows), seed=recipe.train.seed)
+        planned = link_alone(link_rows(steps) if ranks.size > 1 else steps, draw)
+    return share_steps(planned, ranks.rank, ranks.size, size, is_even=is_even)
 
 
 def agreeing(ranks: Ranks) -> Callable[[bool], bool]:

@@ -12,6 +12,7 @@ from .. import models
 from ..arguments import expect_type
 from ..build import Data, follow_rules, load_model, load_rows, make_recipe_step
 from ..compilation import known_kernels
+from ..data.pairing import refuse_alone
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.stream_starts import check_files
 from ..errors import CheckpointError, RanksError, RecipeError
@@ -188,6 +189,8 @@ def _load_rows(
     if not data.train.streams and len(data.train) < ranks.size:
         msg = f"{data.train.name}: found {len(data.train)} rows for {ranks.size} devices; use fewer devices"
         raise RanksError(msg)
+    for rows in filter(None, (data.train, data.valid)):
+        refuse_alone(recipe, rows)
     if found is not None:
         yield from _tell_other_ranks(found.metadata.ranks, ranks.size)
         check_resumable(found.metadata, recipe, data.train.n_known, found.path, data.encoder.template)

@@ -145,5 +145,6 @@ class Validator:
             packed = read_packed(self.loader, self.rows, source, self.encoder, self.ranks, self.n_planned, n_ahead)
             return itertools.islice(packed, self._n_batches)
         plan = ([indices] for indices in self._plan)
-        own = share_rows(self.recipe, self.loader, plan, self.ranks, self.recipe.train.batch_size * self.n_planned)
+        n_rows, is_even = self.recipe.train.batch_size * self.n_planned, self.loader.stand_in is not None
+        own = share_rows(self.recipe, self.rows, plan, self.ranks, n_rows, is_even=is_even)
         return self.loader.collate(self.rows, own, n_ahead)

@@ -283,6 +283,7 @@ class Finished:
         example_question: What to ask.
         max_new_tokens: How long an answer may be.
         n_skipped: Rows passed over.
+        n_passed: Steps passed over, since none of their rows can be learned from.
         n_traces: Shapes traced.
         trace_s: Seconds spent in steps that traced a new shape.
         config_differs_upstream: Whether mlx-vlm itself would read the base's configuration wrongly, or not at all.
@@ -320,6 +321,7 @@ class Finished:
     left_off: tuple[str, ...] = ()
     sources: tuple[SourceUse, ...] = ()
     devices: tuple[DeviceUse, ...] = ()
+    n_passed: int = 0
 
     @property
     def is_over(self) -> bool:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 Measured = Mapping[str, tuple[float, float]]
 """By name: (sum, what it is divided by), so that steps weigh as much as they have terms."""
 
+PASSED = "steps_passed_over"
+"""In a report: steps without a row that could be learned from."""
+
 MARGINS, CHOSEN, REJECTED = "rewards/margins", "rewards/chosen", "rewards/rejected"
 ACCURACIES = "rewards/accuracies"
 

@@ -88,6 +88,7 @@ def test_a_stopped_run_says_how_it_goes_on() -> None:
     ("changes", "words"),
     [
         ({"n_skipped": 3}, "rows skipped, in all epochs together: 3"),
+        ({"n_passed": 2}, "steps passed over, since none of their rows can be learned from: 2 of 10\n"),
         ({"cuts": CutCounts(n_rows=2, n_lost=5)}, "rows cut by data.max_seq_length, in all epochs together: 2; "),
         (
             {"devices": (DeviceUse(n_rows=1480, n_computed=480), DeviceUse(n_rows=5))},

@@ -44,6 +44,13 @@ def test_a_report_of_a_pipe_fits_a_screen(step: int, n_steps: int) -> None:
     assert "52,345 tokens/s" in line
 
 
+def test_steps_that_were_passed_over_have_a_line() -> None:
+    """Where no other step is reported."""
+    line = write_report(Reported(metrics={"step": 20, "steps_passed_over": 1}), 282, 83.0, 79)
+
+    assert line == "step  20/282  no row to learn from in 1 step"
+
+
 def events_of_a_run() -> Iterator[Event]:
     """Yield what a run of a hundred steps says."""
     yield Working(what="loading the model")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import mlx.core as mx
@@ -166,15 +167,32 @@ def test_answers_skip_bad_rows(missing: tuple[int, ...], checkpoint: CheckpointF
     assert [event.n_skipped for event in events if isinstance(event, Finished)] == [len(reasons)]
 
 
+def test_steps_without_a_row_are_told(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """The first by a note, all in the metrics and at the end; also in later epochs, which name no row again."""
+    rows = write_rows(tmp_path, "rows", missing=(2, 3))
+    options: dict[str, Any] = {"data__on_bad_row": "skip", "data__shuffle": False, "train__epochs": 2}
+    options |= {"train__batch_size": 1, "train__steps_per_report": 1}
+    events = run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options))
+    lines = [event.metrics for event in events if isinstance(event, Reported) and "device" not in event.metrics]
+    told = [event.message for event in events if isinstance(event, Warned)]
+
+    assert [(line["step"], "loss" in line, line.get("steps_passed_over")) for line in lines] == [
+        (step, step not in (3, 4, 8, 9), 1 if step in (3, 4, 8, 9) else None) for step in range(1, 11)
+    ]
+    assert [message for message in told if "passed over" in message] == [
+        "step 3 was passed over, since none of its rows can be learned from; metrics.jsonl counts such steps"
+    ]
+    assert [event.n_passed for event in events if isinstance(event, Finished)] == [4]
+
+
 def test_answers_stop_at_a_bad_row(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """With on_bad_row = "raise" such a row ends the run, named, before its first step."""
     rows, valid = write_rows(tmp_path, "rows"), write_rows(tmp_path, "valid", missing=(1,))
     recipe = make_recipe(
         checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(valid), eval__answer_rows=2
     )
-    with pytest.raises(
-        SampleError, match=r"valid\.jsonl train row 1: cannot read the image .*data\.on_bad_row = \"skip\""
-    ):
+    named = r"valid\.jsonl train row 1: line 2 of valid\.jsonl: "
+    with pytest.raises(SampleError, match=named + r"cannot read the image .*data\.on_bad_row = \"skip\""):
         run(recipe)
 
 

@@ -87,6 +87,8 @@ def _show_left_out(event: Finished, say: Callable[[str], None], why: str) -> Non
             say(f"device {rank}: {describe_device(use)}")
     if event.n_skipped:
         say(f"rows skipped, in all epochs together: {event.n_skipped}; {why}")
+    if event.n_passed:
+        say(f"steps passed over, since none of their rows can be learned from: {event.n_passed:,} of {event.step:,}")
     if event.cuts.n_rows:
         losses = event.cuts.describe_losses()
         say(f"rows cut by data.max_seq_length, in all epochs together: {event.cuts.n_rows}; {losses}")

@@ -26,7 +26,7 @@ from ..events import (
     Warned,
     Working,
 )
-from ..measured import ACCURACIES, MARGINS
+from ..measured import ACCURACIES, MARGINS, PASSED
 from ..system.nouns import with_noun
 from .progress.bar import PER_SECOND, format_seconds, write_bar, write_line
 from .progress.rows import SECONDS
@@ -92,7 +92,7 @@ class EventView:
 
     def _write(self, event: Event) -> str | None:
         """Return the line of an event; None for events without a line, or with several."""
-        if isinstance(event, Reported) and {"loss", "valid_loss"} & set(event.metrics):
+        if isinstance(event, Reported) and {"loss", "valid_loss", PASSED} & set(event.metrics):
             # Rounds of answers have been printed answer by answer.
             return self._write_report(event)
         if isinstance(event, Compiling | Compiled):
@@ -233,6 +233,8 @@ def write_report(
             f"{step}  [bold]valid loss {metrics['valid_loss']:.4f}[/] over "
             f"{tokens} of {rows}{_describe_rewards(metrics, 'valid_')}"
         )
+    if "loss" not in metrics:
+        return f"{step}  no row to learn from in {with_noun(int(metrics[PASSED]), 'step')}"
     parts = {
         "loss": f"loss {metrics['loss']:.4f}{_describe_rewards(metrics)}",
         "mean": f"mean {metrics['running_loss']:.4f}",

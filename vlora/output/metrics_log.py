@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from ..cuts import NAMED, measure_cuts
 from ..events import Device, FeatureCounts, Reported, StepReport
-from ..measured import Measured, add_measured, find_means
+from ..measured import PASSED, Measured, add_measured, find_means
 from ..scores import Score
 from ..types import Cut
 from . import atomic
@@ -25,7 +25,8 @@ class Interval:
     """What the steps since the last line have summed up to.
 
     Attributes:
-        n_steps: How many they are.
+        n_steps: How many they are, without those that were passed over.
+        n_passed: How many were passed over, since none of their rows can be learned from.
         loss: Their losses, each as often as it has terms.
         terms: Terms of the losses: of fine-tuning the supervised tokens.
         supervised: Supervised tokens.
@@ -41,6 +42,7 @@ class Interval:
     """
 
     n_steps: int = 0
+    n_passed: int = 0
     loss: float = 0.0
     terms: float = 0.0
     supervised: int = 0
@@ -150,8 +152,8 @@ class MetricsLog:
 
     @property
     def has_steps(self) -> bool:
-        """Whether a step is in no line yet."""
-        return self.interval.n_steps > 0
+        """Whether a step is in no line yet, be it one that was passed over."""
+        return self.interval.n_steps + self.interval.n_passed > 0
 
     def mark(self, counts: FeatureCounts | None, prediction_bytes: int | None = None) -> Mark:
         """Return the progress of the metrics, without a line that was written only because the run ends here."""
@@ -182,6 +184,11 @@ class MetricsLog:
         if not self._has_stepped:
             self._has_stepped, self.first_step_at = True, time.time()
         self.interval.add(report)
+
+    def pass_over(self, step: int) -> None:
+        """Count a step that was passed over in the next line."""
+        self.interval.n_passed += 1
+        self.interval.last["step"] = step
 
     def write_start(
         self, device: Device, step: int, commits: Mapping[str, str] | None = None, n_frozen: int | None = None
@@ -218,7 +225,22 @@ class MetricsLog:
         sums, last = self.interval, self.interval.last
         if is_provisional:
             self._provisional = self.mark(counts)
-        metrics = {
+        metrics = self._measure() if sums.n_steps else {"step": last["step"]}
+        if sums.n_passed:
+            metrics[PASSED] = sums.n_passed
+        if self.first_step_at is not None:
+            metrics["first_step_unix_time"] = self.first_step_at
+        if counts is not None:
+            metrics |= counts.since(self.counts)
+        metrics |= shares or {}
+        written = self.write({**metrics, **measure_cuts(sums.n_cut, sums.n_lost, sums.cut)})
+        self.interval, self.first_step_at, self.counts = Interval(), None, counts or self.counts
+        return written
+
+    def _measure(self) -> dict[str, float]:
+        """Find the means over the steps since the last line, and what it has of the last of them."""
+        sums, last = self.interval, self.interval.last
+        return {
             "step": last["step"],
             "loss": sums.loss / sums.terms,
             "running_loss": last["running_loss"],
@@ -236,14 +258,6 @@ class MetricsLog:
             "active_memory_gb": mx.get_active_memory() / 1e9,
             "cache_memory_gb": mx.get_cache_memory() / 1e9,
         }
-        if self.first_step_at is not None:
-            metrics["first_step_unix_time"] = self.first_step_at
-        if counts is not None:
-            metrics |= counts.since(self.counts)
-        metrics |= shares or {}
-        written = self.write({**metrics, **measure_cuts(sums.n_cut, sums.n_lost, sums.cut)})
-        self.interval, self.first_step_at, self.counts = Interval(), None, counts or self.counts
-        return written
 
     def write_scores(self, step: int, scores: Mapping[str, Score], n_rows: int) -> Reported:
         """Write what metrics say of a round of answers, each with its interval where it has one."""

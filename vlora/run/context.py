@@ -62,6 +62,7 @@ class RunContext:
         done: Steps done; their reports were yielded.
         saved: The step behind which a training state was saved last; None if there is none.
         cuts: Rows that were cut, in all steps done.
+        n_passed: Steps that were passed over since this process began, without a row that can be learned from.
         sources: What was learned of each source of a mixture, in all steps done.
         devices: What each of several devices has done since this process began.
         numbered: The numbered checkpoints that it has written, and that are there.
@@ -95,6 +96,7 @@ class RunContext:
     done: int = attrs.field(default=0, init=False)
     saved: int | None = attrs.field(default=None, init=False)
     cuts: CutCounts = attrs.field(factory=CutCounts, init=False)
+    n_passed: int = attrs.field(default=0, init=False)
     sources: SourceCounts = attrs.field(init=False)
     devices: DeviceCounts = attrs.field(factory=DeviceCounts, init=False)
     numbered: Numbered = attrs.field(factory=Numbered, init=False)
@@ -165,6 +167,7 @@ class RunContext:
             name = self.sources.end_epoch(ended)
             yield EpochEnded(step=step, epoch=ended.epoch, n_rows=ended.n_rows, source=name)
         if report is None:
+            yield from self._pass_over(step)
             return
         self.metrics.add(report)
         self.learned.add(report.rows)
@@ -174,6 +177,16 @@ class RunContext:
             self.sources.add(report.rows)
         yield attrs.evolve(report, n_steps=self.n_steps)
         yield from self._count_cuts(report.cuts)
+
+    def _pass_over(self, step: int) -> Iterator[Warned]:
+        """Count a step that has no row; the first is told: in a later epoch its rows are no longer named one by one."""
+        self.metrics.pass_over(step)
+        self.n_passed += 1
+        if self.n_passed == 1:
+            yield Warned(
+                message=f"step {step} was passed over, since none of its rows can be learned from; metrics.jsonl "
+                "counts such steps"
+            )
 
     def shares_features(self, step: int) -> bool:
         """Whether devices are to take one another's features behind a step: once, when all rows have been read.

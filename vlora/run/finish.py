@@ -33,6 +33,7 @@ def finish(run: RunContext) -> Finished:
         example_question=question,
         max_new_tokens=run.recipe.eval.max_new_tokens,
         n_skipped=len(run.loader.skipped),
+        n_passed=run.n_passed,
         n_traces=run.loop.train_step.n_traces,
         trace_s=run.loop.trace_s,
         config_differs_upstream=files.config_differs_upstream and not is_full and not files.added,

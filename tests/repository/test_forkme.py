@@ -3,11 +3,13 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
 from vlora.recipe.parse import all_keys, dump_recipe, parse_recipe
+from vlora.recipe.preference import LOSSES, PreferenceSection
+from vlora.recipe.schema import Recipe
 
 FORKME = Path(__file__).parents[2] / "recipes" / "forkme.toml"
 PLACEHOLDER = "your-data.jsonl"
@@ -67,6 +69,54 @@ def test_every_key_is_explained() -> None:
     bare = [lines[index] for index in keys if not re.match(r"# (?!\w+ = )", lines[index - 1])]
 
     assert bare == []
+
+
+def comments() -> dict[str, str]:
+    """Give what stands above each key."""
+    found, section, above = {}, "", list[str]()
+    for line in FORKME.read_text(encoding="utf-8").splitlines():
+        if header := re.fullmatch(r"\[(\w+)\]", line):
+            section, above = header[1], []
+        elif key := re.fullmatch(r"(# )?(\w+) = (.+)", line):
+            found[f"{section}.{key[2]}"] = " ".join(above)
+            above = []
+        else:
+            above = [*above, line.removeprefix("# ")] if line.startswith("# ") else []
+    return found
+
+
+def choices_of(kind: Any) -> set[str]:
+    """List the words among which a key has to be."""
+    if get_origin(kind) is Literal:
+        return {value for value in get_args(kind) if isinstance(value, str)}
+    return set().union(*map(choices_of, get_args(kind)))
+
+
+def test_every_choice_is_explained() -> None:
+    """Each word that a key may be, such as each objective, stands above it, or is what it is set to."""
+    above, values = comments(), {name: value for name, value, _ in named_keys()}
+    explained = {}
+    for section, kind in get_type_hints(Recipe).items():
+        for key, own in get_type_hints(kind).items():
+            if choices := choices_of(own):
+                name = f"{section}.{key}"
+                explained[name] = choices - set(re.findall(r'"(\w+)"', f"{above[name]} {values[name]}"))
+
+    assert {"train.objective", "optim.name"} <= explained.keys()
+    assert {name: missing for name, missing in explained.items() if missing} == {}
+
+
+HELP = str(PreferenceSection.__doc__).partition("loss:")[2].partition("weights:")[0]
+
+
+@pytest.mark.parametrize("text", [comments()["preference.loss"], HELP], ids=["file", "help"])
+def test_losses_are_those_that_there_are(text: str) -> None:
+    """Those of each objective over preferences, the one that is taken without a word first; and no others."""
+    listed = re.findall(r'\b(\w+):?\s+("\w+"(?:,\s+"\w+")*)', text)
+    found = {name: tuple(re.findall(r'"(\w+)"', losses)) for name, losses in listed}
+
+    assert {name: losses[0] for name, losses in found.items()} == {name: losses[0] for name, losses in LOSSES.items()}
+    assert {name: set(losses) for name, losses in found.items()} == {name: {*losses} for name, losses in LOSSES.items()}
 
 
 @pytest.mark.parametrize(("name", "value"), EXAMPLES, ids=[name for name, _ in EXAMPLES])

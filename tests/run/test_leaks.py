@@ -18,12 +18,13 @@ CheckpointFactory = Callable[[str], Path]
 
 
 def warnings(checkpoint: Path, rows: Path, out: Path, *, seed: int = 0, split: str | None = None) -> list[str]:
-    """Train once, evaluate on what is held out now, and give the warnings of that."""
+    """Train once, evaluate on what is held out now into a file of its own, and give the warnings of that."""
     recipe = make_recipe(checkpoint, rows, out, data__valid_fraction=0.4, train__iters=4, eval__max_new_tokens=1)
     if not out.exists():
         run(recipe)
     recipe = attrs.evolve(recipe, train=attrs.evolve(recipe.train, seed=seed))
-    return [event.message for event in evaluate_answers(recipe, Chosen(split=split)) if isinstance(event, Warned)]
+    chosen = Chosen(split=split, file=out.with_name("answers.jsonl"))
+    return [event.message for event in evaluate_answers(recipe, chosen) if isinstance(event, Warned)]
 
 
 def test_what_was_learned_is_told(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

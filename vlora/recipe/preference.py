@@ -29,8 +29,8 @@ class PreferenceSection:
 
     Attributes:
         loss: One or several of the objective's: of dpo "sigmoid", "robust", "hinge", "ipo", "sigmoid_norm", "apo_zero",
-            "apo_down", "bco_pair", "nca_pair", "sppo_hard", "sft"; of cpo "sigmoid", "hinge", "ipo", "simpo"; of kto
-            "kto", "apo_zero_unpaired". The first of them without one.
+            "apo_down", "bco_pair", "nca_pair", "sppo_hard", "sft"; of cpo "sigmoid", "hinge", "ipo", "simpo"; of orpo
+            "orpo"; of kto "kto", "apo_zero_unpaired". The first of them without one.
         weights: What several losses are multiplied with before they are added; 1 without them.
         beta: How strongly the model is held to the one it starts from, or how far rewards are apart.
         label_smoothing: Share of pairs that are taken to be labelled the wrong way round: of "sigmoid" (conservative

@@ -6,6 +6,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 from tests.models.encode.conversations import (
     LONG,
@@ -14,7 +17,7 @@ from tests.models.encode.conversations import (
     every_family,
 )
 from vlora.models import Encoder
-from vlora.models.encode.processors import on_host, to_host
+from vlora.models.encode.processors import _NumpyOfViews, on_host, to_host
 
 Encoding = Callable[..., Encoder]
 
@@ -70,6 +73,43 @@ def test_results_left_on_the_host_are_the_processors(family: str, encoder: Encod
                 assert all(np.array_equal(a, b) for a, b in zip(left, expected, strict=True)), name
             else:
                 assert left == expected, name
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5"])
+def test_images_are_repeated_as_views(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pixel is copied with the interpreter held; patches are the class's own, whatever the budget."""
+    held: list[tuple[int, ...]] = []
+
+    def noting(array: Any, *args: Any) -> Any:
+        held.append(np.shape(array))
+        return repeat(array, *args)
+
+    plain, small = encoder(family), encoder(family, max_pixels=56 * 56)
+    image = np.random.default_rng(0).integers(0, 256, (3, 140, 112), dtype=np.uint8)
+    expected = [type(part)._process_one(part, image) for part in (plain.processor.image_processor,)]
+    repeat = np.repeat
+    monkeypatch.setattr(np, "repeat", noting)
+    found, grid = plain.processor.image_processor._process_one(image)
+    _, fewer = small.processor.image_processor._process_one(image)
+
+    assert not held
+    np.testing.assert_array_equal(found, expected[0][0])
+    assert list(grid) == list(expected[0][1])
+    assert small.processor.image_processor._process_one.__self__ is small.processor.image_processor
+    assert np.prod(fewer) <= np.prod(grid)
+
+
+@given(st.data())
+def test_views_are_what_numpy_repeats(data: st.DataObject) -> None:
+    """For any array, axis and number, or numbers."""
+    array = data.draw(npst.arrays(np.float32, npst.array_shapes(max_dims=4, max_side=3)))
+    axis = data.draw(st.none() | st.integers(-array.ndim, array.ndim - 1))
+    length = array.size if axis is None else array.shape[axis]
+    repeats = data.draw(st.integers(0, 3) | st.lists(st.integers(0, 2), min_size=length, max_size=length))
+
+    np.testing.assert_array_equal(
+        _NumpyOfViews().repeat(array, repeats, axis), np.repeat(array, repeats, axis), strict=True
+    )
 
 
 @every_family

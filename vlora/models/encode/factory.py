@@ -9,7 +9,7 @@ from ...recipe.schema import DataSection
 from ..families.family import Family
 from .encoder import Encoder
 from .images.resizing import with_budget
-from .processors import settle_tokenizer
+from .processors import repeat_without_copies, settle_tokenizer
 from .seq2seq import DECODER_START, PairEncoder
 from .template.finding import find_template
 from .template.stops import find_stop_ids
@@ -69,6 +69,7 @@ def _make_conversation_encoder(processor: Any, config: Mapping[str, Any], family
     template = find_template(processor, tokenizer, family, data)
     image_token, image_id = _find_image_token(processor, tokenizer, config, family)
     processor, max_pixels = with_budget(processor, data.max_pixels)
+    repeat_without_copies(processor)
     return Encoder(
         processor=processor,
         tokenizer=tokenizer,

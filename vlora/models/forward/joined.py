@@ -42,9 +42,9 @@ FINDS_POSITIONS = "get_rope_index"
 
 N_STEPS = {1: 8, 8: 16}
 """Steps in which the joined row grows up to the places of the batch, from so many rows on: few shapes to trace. The sum
-of many lengths varies less, and finer steps are not more of them. An epoch's last, short batch has the same steps: finer
-ones would leave 9 and not 20 to 30 % of its joined row to padding (2 or 3 of 16 rows), which is 1 to 4 % of a batch's
-places once an epoch, and would trace one to three shapes more in ten epochs (simulated)."""
+of many lengths varies less, and finer steps are not more of them. An epoch's last, short batch has the same steps:
+finer ones would leave a tenth and not 20 to 30 % of its joined row to padding (2 or 3 of 16 rows), which is 1 to 4 % of
+a batch's places once an epoch, and would trace one to three shapes more in ten epochs (simulated)."""
 
 
 def choose_joined(counts: Sequence[int], n_rows: int) -> tuple[int, int] | None:

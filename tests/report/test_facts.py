@@ -454,8 +454,8 @@ def test_images_that_cannot_be_read_are_said(
         (tmp_path / f"{number}.png").unlink()
     assert main(["init", "rows.jsonl", "other.toml", "--model", "builtin:tiny-qwen3-vl"]) == 0
     printed = capsys.readouterr().out
-    said = "of the first rows 5 rows cannot be learned from, which ends a run: rows.jsonl train row 3: cannot read "
-    assert said in printed
+    said = "of the first rows 5 rows cannot be learned from, which ends a run: rows.jsonl train row 3: "
+    assert said + "line 4 of rows.jsonl: cannot read " in printed
     assert 'leave them out with data.on_bad_row = "skip"' in printed
     assert parse_recipe((tmp_path / "other.toml").read_text()).data.on_bad_row == "raise"
 

@@ -86,7 +86,7 @@ def look_at_rows(path: str) -> RowFacts:
     root, train = _read_with_images(DataSection(path=path, split=split or "train", columns=columns), preferences)
     bad: list[SampleError] = []
     samples = list(_samples(train, on_bad=bad.append))
-    bad += _find_unreadable(samples)
+    bad += _find_unreadable(train, samples)
     answers = [_last_answer(sample) for sample in samples]
     # Columns by the names under which they are read.
     found = train.columns()
@@ -288,12 +288,14 @@ def _samples(
             on_bad(error)
 
 
-def _find_unreadable(samples: Sequence[Sample]) -> Iterator[SampleError]:
+def _find_unreadable(rows: RowDataset, samples: Sequence[Sample]) -> Iterator[SampleError]:
     """Yield why rows cannot be learned from whose images are not there, or are none, by the headers of their files."""
+    places = {rows.name_row(index): index for index in range(min(FIRST, len(rows)))}
     for sample in samples:
         try:
-            for image in sample.images:
-                look_at_image(image, sample.source)
+            with rows.locating(places[sample.source]):
+                for image in sample.images:
+                    look_at_image(image, sample.source)
         except SampleError as error:
             yield error
 

@@ -72,6 +72,11 @@ def stacked(joined: int = 64, inputs: int = 48, outputs: int = 48, values: int =
             adapter(target_modules=["model.language_model.layers.0.self_attn.forget_gate.f_b_proj"]),
             "f_b_proj",
         ),
+        (
+            "Gemma4UnifiedForConditionalGeneration",
+            adapter(("model.embed_vision.patch_dense",), target_modules=["model.embed_vision.patch_dense"]),
+            "does not find model.embed_vision.patch_dense of Gemma4Unified",
+        ),
         (ERNIE, adapter(target_modules=["model.layers.1.mlp.experts.0.up_proj"]), f"finds no experts of {ERNIE}"),
         (MISTRAL, adapter(("model.vision_tower.x",)), f"passes over adapters of {MISTRAL} towers"),
     ],

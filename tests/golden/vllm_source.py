@@ -8,6 +8,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ NAMES: Mapping[str, Any] = {
     "Literal": Literal,
     "Any": Any,
     "ShardIds": object,
+    "contextmanager": contextmanager,
 }
 """What the parts of vLLM's source that are executed refer to."""
 
@@ -50,20 +52,19 @@ class Source:
 
     root: Path
 
-    def take(self, file: str, names: Iterable[str]) -> dict[str, Any]:
-        """Execute functions and classes of a file, and nothing else of it."""
+    def take(self, file: str, names: Iterable[str], **space: Any) -> dict[str, Any]:
+        """Execute functions and classes of a file, and nothing else of it; they refer to `space` besides."""
         tree = ast.parse((self.root / file).read_text(encoding="utf-8"))
         body = [node for node in tree.body if getattr(node, "name", None) in set(names)]
-        space = dict(NAMES)
+        space = {**NAMES, **space}
         exec("from __future__ import annotations\n" + ast.unparse(ast.Module(body, [])), space)
         return space
 
-    def registry(self) -> dict[str, tuple[str, str]]:
-        """Read the classes of multimodal models: {architecture: (module, class)}."""
+    @functools.cache  # noqa: B019 - one source is read, to the end
+    def registry(self, name: str = "_MULTIMODAL_MODELS") -> dict[str, tuple[str, str]]:
+        """Read the classes of models of a kind: {architecture: (module, class)}."""
         tree = ast.parse((self.root / "model_executor/models/registry.py").read_text(encoding="utf-8"))
-        found = [
-            node.value for node in tree.body if isinstance(node, ast.Assign) and _name(node) == "_MULTIMODAL_MODELS"
-        ]
+        found = [node.value for node in tree.body if isinstance(node, ast.Assign) and _name(node) == name]
         return dict(ast.literal_eval(found[0]))
 
     def file(self, module: str) -> Path:
@@ -85,15 +86,24 @@ class Source:
 
     def find(self, name: str, file: Path) -> Found | None:
         """Find a class in a file, or where the file imports it from."""
+        found = self.definition(name, file)
+        return (found[0], found[1]) if found and isinstance(found[0], ast.ClassDef) else None
+
+    @functools.cache  # noqa: B019 - one source is read, to the end
+    def definition(self, name: str, file: Path) -> tuple[ast.stmt, Path] | None:
+        """Find a class, function or constant in a file, or where the file imports it from."""
         nodes = _statements(file)
         for node in nodes:
-            if isinstance(node, ast.ClassDef) and node.name == name:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+                return node, file
+            if isinstance(node, ast.Assign | ast.AnnAssign) and _name(node) == name:
                 return node, file
         for node in nodes:
             if isinstance(node, ast.ImportFrom) and any((part.asname or part.name) == name for part in node.names):
                 other = self._imported(node, file)
                 if other is not None:
-                    return self.find(name, other)
+                    own = next(part.name for part in node.names if (part.asname or part.name) == name)
+                    return self.definition(own, other)
         return None
 
     def _imported(self, node: ast.ImportFrom, file: Path) -> Path | None:
@@ -120,14 +130,19 @@ class Source:
         """Evaluate an expression; other classes' attributes and a file's constants are evaluated first."""
         known = dict(space)
         constants = {_name(one): one.value for one in _statements(file) if isinstance(one, ast.Assign)}
+        read = {
+            part.value.id: part.attr
+            for part in ast.walk(node)
+            if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name)
+        }
         for part in ast.walk(node):
             if not isinstance(part, ast.Name) or part.id in known:
                 continue
             if part.id in constants:
                 known[part.id] = self._evaluate(constants[part.id], file, space)
             elif self.find(part.id, file) is not None:
-                mapper = self.value(part.id, file, "hf_to_vllm_mapper", space)
-                known[part.id] = SimpleNamespace(hf_to_vllm_mapper=mapper)
+                attribute = read.get(part.id, "hf_to_vllm_mapper")
+                known[part.id] = SimpleNamespace(**{attribute: self.value(part.id, file, attribute, space)})
         return eval(ast.unparse(node), known)
 
     def parts(self, name: str, file: Path) -> set[str]:

@@ -77,6 +77,21 @@ def stacked(joined: int = 64, inputs: int = 48, outputs: int = 48, values: int =
             adapter(("model.embed_vision.patch_dense",), target_modules=["model.embed_vision.patch_dense"]),
             "does not find model.embed_vision.patch_dense of Gemma4Unified",
         ),
+        (
+            "Gemma4ForConditionalGeneration",
+            adapter(target_modules=["model.vision_tower.encoder.layers.0.mlp.up_proj.linear"]),
+            "does not find model.vision_tower.encoder.layers.0.mlp.up_proj.linear of Gemma4ForConditionalGeneration",
+        ),
+        (
+            "Lfm2VlForConditionalGeneration",
+            adapter(target_modules=["model.language_model.layers.0.conv.in_proj"]),
+            "does not find model.language_model.layers.0.conv.in_proj of Lfm2VlForConditionalGeneration",
+        ),
+        (
+            "PaliGemmaForConditionalGeneration",
+            adapter(target_modules=["model.multi_modal_projector.linear"]),
+            "does not find model.multi_modal_projector.linear of PaliGemmaForConditionalGeneration",
+        ),
         (ERNIE, adapter(target_modules=["model.layers.1.mlp.experts.0.up_proj"]), f"finds no experts of {ERNIE}"),
         (MISTRAL, adapter(("model.vision_tower.x",)), f"passes over adapters of {MISTRAL} towers"),
     ],

@@ -48,7 +48,10 @@ EXPERTS_RENAMED = frozenset({"Ernie4_5_VLMoeForConditionalGeneration"})
 _TOWER_GATES = re.compile(r"\.visual\..*\.(gate|up)_proj$")
 
 UNFOUND = {
+    "Gemma4ForConditionalGeneration": re.compile(r"\.vision_tower\..*\.linear$"),
     "Gemma4UnifiedForConditionalGeneration": re.compile(r"\.embed_vision\."),
+    "Lfm2VlForConditionalGeneration": re.compile(r"\.language_model\..*\.conv\."),
+    "PaliGemmaForConditionalGeneration": re.compile(r"\.multi_modal_projector\."),
     "Glm4vForConditionalGeneration": _TOWER_GATES,
     "GlmOcrForConditionalGeneration": _TOWER_GATES,
     "Glm5NextForConditionalGeneration": re.compile(
@@ -57,8 +60,9 @@ UNFOUND = {
 }
 """Layers of architectures that vLLM does not find by an adapter's names.
 
-Most it joins with others, and its class's `packed_modules_mapping` lacks their names; those of Gemma 4's images lie
-elsewhere in its class, where an adapter of the first is passed over. It refuses the whole folder then ("expected target modules", vllm/lora/lora_model.py), or passes such a layer over.
+Most it joins with others, and its class's `packed_modules_mapping` lacks their names; the others lie elsewhere in its
+class, or are layers of torch's there. It refuses the whole folder then ("expected target modules",
+vllm/lora/lora_model.py), or passes such a layer over.
 """
 
 

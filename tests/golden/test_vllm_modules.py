@@ -31,7 +31,13 @@ KINDS = {"other": Other, "layer": Layer}
 def make(count, made): return made
 
 class Language:
-    def __init__(self, layer_type=Layer):
+    packed_modules_mapping = {}
+    made = Layer
+
+    def __init__(self, layer_type=Layer, joins=False):
+        if joins:
+            self.packed_modules_mapping["qkv_proj"] = ["q_proj", "k_proj"]
+        self.first = self.made()
         self.start, self.layers = make(2, lambda prefix: layer_type(prefix))
 
 class Told(Language):
@@ -67,6 +73,8 @@ def modules(tmp_path: Path) -> Modules:
         ("language_model.layers.0.mlp.up_proj", True),
         ("language_model.layers.1.mixer.0", True),
         ("language_model.layers.0.mlp.gate_up_proj", True),
+        ("language_model.first.mlp.down_proj.base_layer", True),
+        ("language_model.first.mlp.0.down_proj", True),
         ("language_model.layers.0.mlp.qkv", False),
         ("language_model.model.layers.0.mlp.down_proj", False),
         ("layers.0.mlp.down_proj", False),
@@ -75,6 +83,19 @@ def modules(tmp_path: Path) -> Modules:
 def test_a_name_is_followed_through_the_classes(modules: Modules, name: str, is_there: bool) -> None:
     """A part of a joined layer is there if the class lists it; a place that no class makes is not."""
     assert modules.reach(name, modules.packed()) is is_there
+
+
+def test_layers_that_are_joined_for_some_configurations(modules: Modules) -> None:
+    """They are added to the class's own as it is made."""
+    language = Class("Language", modules.root.file)
+    assert Modules(modules.source, language, frozenset()).packed() == {"qkv_proj": ["q_proj", "k_proj"]}
+
+
+def test_a_member_has_several_parts(modules: Modules) -> None:
+    """An expert's layer is one of the stack's; of an expert that is not listed nothing is found."""
+    packed = {"gate_up_proj": ["experts.0.up_proj"]}
+    assert modules.reach("language_model.layers.0.mlp.experts.0.up_proj", packed)
+    assert not modules.reach("language_model.layers.0.mlp.experts.1.up_proj", packed)
 
 
 def test_parts_that_no_class_lists_are_not_there(modules: Modules) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from .vllm_source import Found, Source
 
 EXPERTS, LINEAR = "FusedMoEFactory", "LinearBase"
+PACKED = "packed_modules_mapping"
 """What makes experts, and the class of which all linear layers are."""
 
 REGISTERED = "init_vllm_registered_model"
@@ -50,15 +51,21 @@ class Modules:
 
     def reach(self, name: str, packed: dict[str, list[str]]) -> bool:
         """Whether a name is that of an adapted module, or of a part of a joined one."""
-        *parents, last = name.split(".")
-        if parents and last == "base_layer":
-            *parents, last = parents
-        states = {self.root}
-        for part in parents:
-            states = self.step(states, part)
-        joined = {whole for whole, parts in packed.items() if last in parts}
-        own = joined or {last}
-        return any(is_adapted(self.source, one) for whole in own for one in self.step(states, whole))
+        parts = name.removesuffix(".base_layer").split(".")
+        # A member of a joined layer, such as that of an expert, has one part of the name or several.
+        places = [
+            (parts[:-n_own], whole)
+            for whole, members in packed.items()
+            for n_own in range(1, len(parts))
+            if ".".join(parts[-n_own:]) in members
+        ]
+        for parents, last in places or [(parts[:-1], parts[-1])]:
+            states = {self.root}
+            for part in parents:
+                states = self.step(states, part)
+            if any(is_adapted(self.source, one) for one in self.step(states, last)):
+                return True
+        return False
 
     def step(self, states: Iterable[Class], part: str) -> set[Class]:
         """Go from classes to those of their parts; the numbers of a list are its own."""
@@ -94,12 +101,22 @@ class Modules:
 
     def packed(self) -> dict[str, list[str]]:
         """Give the joined layers of the class, or of its direct parts, as `get_packed_modules_mapping` does."""
-        own = self.source.value(self.root.name, self.root.file, "packed_modules_mapping", {})
+        own = self._packed_of(self.root)
         if own:
-            return dict(own)
+            return own
         parts = {one for classes in self.parts(self.root).values() for one in classes}
-        mappings = (self.source.value(one.name, one.file, "packed_modules_mapping", {}) for one in parts)
-        return {whole: joined for mapping in mappings for whole, joined in (mapping or {}).items()}
+        return {whole: joined for one in parts for whole, joined in self._packed_of(one).items()}
+
+    def _packed_of(self, one: Class) -> dict[str, list[str]]:
+        """Give a class's own, with what its `__init__` may add for some configurations."""
+        found = dict(self.source.value(one.name, one.file, PACKED, {}) or {})
+        for node, _ in (base for base in self.source.bases(one.name, one.file) if not isinstance(base, str)):
+            for target, value in (
+                (part.targets[0], part.value) for part in ast.walk(node) if isinstance(part, ast.Assign)
+            ):
+                if isinstance(target, ast.Subscript) and getattr(target.value, "attr", "") == PACKED:
+                    found |= {ast.literal_eval(target.slice): ast.literal_eval(value)}
+        return found
 
 
 @functools.cache
@@ -149,6 +166,11 @@ def _assigned(method: ast.FunctionDef) -> Iterator[tuple[str, ast.expr]]:
                     yield target.attr, node.value
 
 
+def _targets(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    """Give the plain names that a statement assigns to."""
+    return [getattr(one, "id", "") for one in (node.targets if isinstance(node, ast.Assign) else [node.target])]
+
+
 class _Reader:
     """Finds the classes that an expression of a method may make."""
 
@@ -172,13 +194,15 @@ class _Reader:
         return found
 
     def _method_of(self, name: str) -> set[Class]:
-        methods = [
-            (part, file)
-            for node, file in self._bases
-            for part in node.body
-            if isinstance(part, ast.FunctionDef) and part.name == name and name != "__init__"
-        ]
-        return {one for method, file in methods[:1] for one in self._within(method, method, file)}
+        """Find what a method gives, or what a class has under the name, the nearest of a class and its bases."""
+        found: list[tuple[ast.AST, ast.AST, Path]] = []
+        for node, file in self._bases:
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef) and part.name == name and name != "__init__":
+                    found.append((part, part, file))
+                elif isinstance(part, ast.Assign | ast.AnnAssign) and part.value and name in _targets(part):
+                    found.append((part.value, node, file))
+        return {one for value, within, file in found[:1] for one in self._within(value, within, file)}
 
     def _within(self, value: ast.AST, within: ast.AST, file: Path) -> set[Class]:
         key = (f"{ast.unparse(value)[:200]}", file)

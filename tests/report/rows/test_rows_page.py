@@ -115,7 +115,8 @@ def test_a_page_of_everything(
             HOSTILE[2],
             "Shown are the pixels that the model receives.",
             "cut here by data.max_seq_length: 400 of",
-            "It cannot be learned from: cannot read the image",
+            "It cannot be learned from: line ",
+            "cannot read the image",
             "row 2, row 11",
             "limit 400",
         ):

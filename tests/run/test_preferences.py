@@ -117,6 +117,20 @@ def test_every_objective_runs(
         assert bool(lines(events, "kl")) == (not keys)
 
 
+@pytest.mark.parametrize("batching", ["shuffled", "packed"])
+def test_one_row_may_be_held_out_for_kto(
+    batching: str, checkpoint: CheckpointFactory, pairs: Path, tmp_path: Path
+) -> None:
+    """Validation learns nothing from a divergence: without another row to estimate it from it is 0."""
+    one = tmp_path / "one.jsonl"
+    one.write_text(json.dumps({"prompt": "What is 1?", "completion": "one", "label": True}))
+    keys = {"train__objective": "kto", "train__batching": batching, "data__max_seq_length": 96}
+    events = run(make_recipe(checkpoint("qwen3_vl"), pairs, tmp_path / "out", data__valid_path=str(one), **keys))
+
+    assert lines(events, "valid_loss")[0] == pytest.approx(0.5, abs=1e-4)
+    assert lines(events, "valid_kl") == [0.0] * len(lines(events, "valid_loss"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("keys", [{}, {"train__objective": "kto", **APO}], ids=["dpo", "marked"])
 def test_packed_answers_are_learned_as_those_apart(

@@ -189,8 +189,7 @@ def _load_rows(
     if not data.train.streams and len(data.train) < ranks.size:
         msg = f"{data.train.name}: found {len(data.train)} rows for {ranks.size} devices; use fewer devices"
         raise RanksError(msg)
-    for rows in filter(None, (data.train, data.valid)):
-        refuse_alone(recipe, rows)
+    refuse_alone(recipe, data.train)
     if found is not None:
         yield from _tell_other_ranks(found.metadata.ranks, ranks.size)
         check_resumable(found.metadata, recipe, data.train.n_known, found.path, data.encoder.template)
